@@ -1,0 +1,45 @@
+# `make` sets up .venv and drives; what each stage does is in dvc.yaml and stages/.
+
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+# The data set that scikit-learn carries is small: it needs a smaller validation set and batch, and more epochs.
+DIGITS := -S data.dataset=digits -S preprocess.validation_size=143 -S train.batch_size=32 -S train.epochs=20
+
+.PHONY: help demo repro test lint
+.DEFAULT_GOAL := help
+
+help: ## Print this list
+	@sed -n 's/^\([a-z]*\):.* ## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: .venv/ready ## Run the whole pipeline on a small data set, without a network, in a clone in demo/
+	rm -rf demo
+	git clone --quiet . demo
+	cd demo && dvc exp run --quiet --name demo $(DIGITS)
+	@cd demo && dvc metrics show
+	@printf '%s\n' '' 'The run is in demo/; your workspace is as it was. Look at' \
+	  '  demo/plots/mistakes.png            what the network gets wrong (and the four pictures beside it)' \
+	  '  demo/metrics/per_class.json        its figures for each digit' \
+	  '  cd demo && dvc exp show            the run beside the full MNIST that is committed' \
+	  'and then, for MNIST itself: source .venv/bin/activate && dvc repro'
+
+repro: .venv/ready ## Run the stages that are not up to date
+	dvc repro
+
+test: .venv/ready ## Run the tests
+	pytest
+
+lint: .venv/ready ## Check style and types
+	ruff check
+	ruff format --check
+	mypy
+
+# uv installs the lock in a fraction of pip's time; pip installs uv itself, by the lock's own hashes.
+.venv/ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is Python " + sys.version.split()[0] + "; 3.11 or later is needed: make PYTHON=python3.13, say")'
+	$(PYTHON) -m venv .venv
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > .venv/uv.txt
+	.venv/bin/python -m pip install --quiet --require-hashes -r .venv/uv.txt
+	uv pip sync --quiet --python .venv/bin/python requirements.txt
+	uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+	touch $@
