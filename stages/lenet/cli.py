@@ -1,0 +1,53 @@
+"""What every stage's command line has in common: its shared options, one-line errors and exit statuses."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from lenet import InputError
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters, every knob of the pipeline.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, not just its one line.")]
+
+
+@contextmanager
+def one_line_errors(debug: bool) -> Iterator[None]:
+    """Turn an exception into one line on standard error and exit status 1; with `debug`, let it through."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        print("error:", " ".join(_message(error).split()), file=sys.stderr)
+        raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
+
+
+def _message(error: BaseException) -> str:
+    match error:
+        case InputError():
+            return str(error)
+        case KeyboardInterrupt():
+            return "interrupted; `dvc repro` runs this stage again"
+        case FileNotFoundError(filename=str() | Path() as name):
+            return f"{name}: no such file; run this from the project's root, where `dvc repro` makes what a stage reads"
+        case OSError(filename=str() | Path() as name, strerror=str(reason)):
+            return f"{name}: {reason}"
+        case _:
+            return f"unexpected {type(error).__name__}: {error}; run it again with --debug for the traceback"
+
+
+def run(stage: Callable[..., Any]) -> None:
+    """Run a stage's function as a Typer program: a bad command line is one line too, with exit status 2."""
+    # Typer's rich boxes are off: an error has to fit one line, and --help is read in logs and pagers as well.
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command()(stage)
+    try:
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        print(f"error: {error.format_message()} Try: python {sys.argv[0]} --help", file=sys.stderr)
+        sys.exit(error.exit_code)

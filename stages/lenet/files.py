@@ -1,0 +1,71 @@
+"""Files that appear whole or not at all, and the text formats of metrics and tables."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from lenet import InputError
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to write bytes to; it takes its place under `path` only when the block ends without an error.
+
+    The parent folder is made if need be. Until then the bytes are in a hidden file beside it (the same file system, so
+    that the rename cannot fail half-way), which is removed if the block fails.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with aside.open("wb") as file:
+            yield file
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with written_whole(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON object, indented, a key a line, so that Git shows what changed."""
+    write_bytes(path, json.dumps(values, indent=2, allow_nan=False).encode() + b"\n")
+
+
+def write_csv(path: Path, table: "pandas.DataFrame") -> None:
+    """Write a table without its index; numbers with six significant digits, which is past what any of them means."""
+    with written_whole(path) as file:
+        table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def read_csv(path: Path, columns: list[str]) -> "pandas.DataFrame":
+    """Read a table of numbers with exactly these columns; an empty field is NaN.
+
+    Raises
+    ------
+    InputError
+        The file is not CSV, has other columns, no row, or text where a number belongs.
+    """
+    import pandas
+
+    try:
+        table = pandas.read_csv(path)
+    except ValueError as error:  # pandas' own parser errors and bad UTF-8 are both ValueErrors.
+        raise InputError(f"{path}: not valid CSV: {error}; `dvc repro` writes it anew") from None
+    if list(table.columns) != columns:
+        raise InputError(f"{path}: its columns must be {','.join(columns)}; `dvc repro` writes it anew")
+    if table.empty:
+        raise InputError(f"{path}: holds no row; `dvc repro` writes it anew")
+    for column, kind in table.dtypes.items():
+        if kind.kind not in "if":
+            raise InputError(f"{path}: column {column} holds something that is no number; `dvc repro` writes it anew")
+    return table

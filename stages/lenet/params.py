@@ -1,0 +1,142 @@
+"""The parameters: what params.yaml may say, checked in full before a stage does anything."""
+
+import difflib
+import reprlib
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from lenet import InputError
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+
+class _Section(BaseModel):
+    """Strict: no key that is not named, no text for a number, no 1.5 or true for a count, no NaN, no infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+_UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
+
+AnySection = TypeVar("AnySection", bound=_Section)
+
+
+class Data(_Section):
+    dataset: Literal["mnist", "digits"]
+
+
+class Preprocess(_Section):
+    validation_size: Annotated[int, Field(ge=0, le=1_000_000)]
+    seed: Seed
+
+
+class Model(_Section):
+    padding: Annotated[int, Field(ge=0, le=2, multiple_of=2)]
+    mean: Annotated[float, Field(ge=0, le=1)]
+    std: Annotated[float, Field(gt=0, le=1)]
+    activation: Literal["relu", "tanh", "sigmoid"]
+    pooling: Literal["max", "average"]
+
+
+class Train(_Section):
+    optimizer: Literal["sgd", "adam", "adamw"]
+    learning_rate: Annotated[float, Field(gt=0, le=1000)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0, le=1000)]
+    schedule: Literal["constant", "one_cycle", "step"]
+    batch_size: Count
+    epochs: Count
+    seed: Seed
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+
+
+class Evaluate(_Section):
+    batch_size: Count
+
+
+class Plot(_Section):
+    samples: Annotated[int, Field(ge=1, le=100)]
+    mistakes: Annotated[int, Field(ge=1, le=100)]
+
+
+class Params(_Section):
+    """The whole of params.yaml; its comments say what each value means."""
+
+    data: Data
+    preprocess: Preprocess
+    model: Model
+    train: Train
+    evaluate: Evaluate
+    plot: Plot
+
+
+def load_params(path: Path) -> Params:
+    """Read a parameter file and check all of it, so that a mistake in any section stops the first stage that runs.
+
+    The file is YAML 1.2 as DVC reads it (`1e-3` is a number there; YAML 1.1 takes it for text).
+
+    Raises
+    ------
+    InputError
+        The file is not YAML, or a key is unknown, missing, of the wrong type or out of range.
+    """
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    # ruamel.yaml lets a bad date or number through as a ValueError, and gives up on deep nesting by recursion.
+    except (YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    return check(Params, values, str(path))
+
+
+def check(schema: type[AnySection], values: object, source: str) -> AnySection:
+    """Check values that are already in memory against one section or the whole; `source` names their file in errors."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        # A misspelt key is missing under its right name as well: the misspelling comes first, it explains the other.
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] not in _UNKNOWN_KEY)
+        shown = "; ".join(_describe(schema, problem) for problem in problems[:3])
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise InputError(f"{source}: {shown}{more}") from None
+
+
+def _describe(schema: type[BaseModel], problem: ErrorDetails) -> str:
+    """Say in the user's words what pydantic found: the key, its value, what is allowed."""
+    *sections, key = problem["loc"] or ("",)
+    for name in sections:
+        schema = schema.model_fields[str(name)].annotation  # type: ignore[assignment]
+    full_key = ".".join(str(part) for part in problem["loc"]) or "the file"
+    if problem["type"] in _UNKNOWN_KEY:
+        known = list(schema.model_fields)
+        close = difflib.get_close_matches(str(key), known, n=1)
+        advice = f"did you mean {'.'.join([*map(str, sections), *close])}?" if close else f"known: {', '.join(known)}"
+        return f"{full_key} is not a parameter; {advice}"
+    if problem["type"] == "missing":
+        return f"{full_key} is missing; it must be {_allowed(schema, str(key))}"
+    # reprlib, because a small YAML file can hold a value whose full text would not fit in memory.
+    return f"{full_key} is {reprlib.repr(problem['input'])}; it must be {_allowed(schema, str(key))}"
+
+
+def _allowed(schema: type[BaseModel], key: str) -> str:
+    """What a key may hold, in words, from the schema that checks it."""
+    if key not in schema.model_fields:
+        return f"a mapping with {', '.join(schema.model_fields)}"
+    field = schema.model_json_schema()["properties"][key]
+    if "$ref" in field:
+        return _allowed(schema.model_fields[key].annotation, "")  # type: ignore[arg-type]
+    if "enum" in field:
+        return " or ".join(str(value) for value in field["enum"])
+    low = f"at least {field['minimum']}" if "minimum" in field else f"greater than {field['exclusiveMinimum']}"
+    high = f"at most {field['maximum']}" if "maximum" in field else f"less than {field['exclusiveMaximum']}"
+    kind = "an integer" if field["type"] == "integer" else "a number"
+    kind = f"a multiple of {field['multipleOf']}" if "multipleOf" in field else kind
+    return f"{kind}, {low} and {high}"
