@@ -1,0 +1,52 @@
+"""Stage 1, download: the data set's four IDX files, each the published one to the byte."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lenet.cli import Debug, ParamsFile, one_line_errors, run
+
+
+def download(
+    params: ParamsFile = Path("params.yaml"),
+    output: Annotated[Path, typer.Option(help="Folder for the four *-ubyte.gz files.")] = Path("data/raw"),
+    kept: Annotated[
+        Path, typer.Option(help="Folder that keeps what was fetched: DVC empties a stage's outputs before it runs.")
+    ] = Path("data/downloads"),
+    debug: Debug = False,
+) -> None:
+    """Fetch the data set that data.dataset names.
+
+    MNIST comes from the public mirrors, or first from MNIST_MIRROR if the environment sets it: a folder, or a file:,
+    http: or https: URL. Each file is checked against its published SHA-256, and a mirror that fails in any way is
+    followed by the next. Files that are already there and right are not fetched again.
+
+    `digits` is made from scikit-learn's own package and needs no network.
+    """
+    with one_line_errors(debug):
+        from lenet.files import write_bytes
+        from lenet.params import load_params
+
+        dataset = load_params(params).data.dataset
+        if dataset == "digits":
+            from lenet.digits import idx_files
+
+            for name, content in idx_files().items():
+                write_bytes(output / name, content)
+        else:
+            from lenet.mnist import RESOURCES, fetch, is_published, mirrors
+
+            order = mirrors(first=os.environ.get("MNIST_MIRROR", ""))
+            for resource in RESOURCES:
+                if is_published(output / resource.name, resource):
+                    continue
+                if not is_published(kept / resource.name, resource):
+                    fetch(resource, order, kept / resource.name)
+                write_bytes(output / resource.name, (kept / resource.name).read_bytes())
+        print(f"{output}: the four files of {dataset}, checked")
+
+
+if __name__ == "__main__":
+    run(download)

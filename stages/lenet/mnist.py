@@ -1,0 +1,182 @@
+"""The four files of MNIST: where they can be had, and how it is made sure that they are the published ones."""
+
+import hashlib
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import requests
+import urllib3.exceptions
+from tqdm import tqdm
+
+from lenet import InputError
+from lenet.files import written_whole
+
+CONNECT_SECONDS = 5
+STALL_SECONDS = 10
+STALL_BYTES = 10 * 1024
+"""A server that sends less than this in STALL_SECONDS is given up."""
+
+
+class Resource(NamedTuple):
+    """One published file: its name, its length in bytes and its SHA-256 in hexadecimal."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+RESOURCES = (
+    Resource("train-images-idx3-ubyte.gz", 9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+    Resource("train-labels-idx1-ubyte.gz", 28881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+    Resource("t10k-images-idx3-ubyte.gz", 1648877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+    Resource("t10k-labels-idx1-ubyte.gz", 4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+)
+"""Names as `torchvision.datasets.MNIST.resources`, which knows them by MD5 alone; a test compares the two."""
+
+MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
+"""`torchvision.datasets.MNIST.mirrors`: the one that speaks HTTPS comes first."""
+
+
+class _Source(Protocol):
+    def read1(self, size: int, /) -> bytes: ...
+
+
+class _MirrorError(Exception):
+    """A mirror did not deliver; the message is the cause in a few words."""
+
+
+def is_published(path: Path, resource: Resource) -> bool:
+    """Whether a file is there and is, byte for byte, the published one."""
+    if not path.is_file() or path.stat().st_size != resource.size:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == resource.sha256
+
+
+def mirrors(first: str) -> list[str]:
+    """The mirrors in the order to try them, led by `first` if there is one: a folder or a file:, http: or https: URL.
+
+    Raises
+    ------
+    InputError
+        `first` is a URL of another kind.
+    """
+    if "://" in first and urlsplit(first).scheme not in ("file", "http", "https"):
+        raise InputError(f"MNIST_MIRROR is {first!r}; it must be a folder or a file:, http: or https: URL")
+    return [first, *MIRRORS] if first else [*MIRRORS]
+
+
+def fetch(resource: Resource, order: list[str], path: Path) -> None:
+    """Write one published file to `path`, from the first mirror that delivers it.
+
+    On a terminal a bar shows bytes and rate; in a log there is one line, and one for each mirror that failed.
+
+    Parameters
+    ----------
+    order : list of str
+        The mirrors; one that fails is moved to the end, so that the next file does not wait for it first.
+
+    Raises
+    ------
+    InputError
+        No mirror delivered; the message has the cause for each.
+    """
+    causes = []
+    for mirror in order.copy():
+        try:
+            started = time.monotonic()
+            _fetch_from(mirror, resource, path)
+        except _MirrorError as cause:
+            causes.append(f"{mirror}: {cause}")
+            order.append(order.pop(order.index(mirror)))
+            print(f"warning: {resource.name}: {mirror}: {cause}", file=sys.stderr)
+        else:
+            rate = resource.size / (time.monotonic() - started)
+            print(f"{resource.name}: {resource.size / 1e6:.2f} MB from {mirror} ({rate / 1e6:.1f} MB/s)")
+            return
+    raise InputError(
+        f"no mirror delivered {resource.name}: {'; '.join(causes)}. Set MNIST_MIRROR to a folder or URL that has "
+        "MNIST's four .gz files, or run `make demo`, which needs no network"
+    )
+
+
+def _fetch_from(mirror: str, resource: Resource, path: Path) -> None:
+    bar = tqdm(
+        total=resource.size, desc=resource.name, unit="B", unit_scale=True, leave=False, disable=not sys.stderr.isatty()
+    )
+    digest, received = hashlib.sha256(), 0
+    with bar, written_whole(path) as file:
+        for chunk in _chunks(mirror, resource.name):
+            if not received and not b"\x1f\x8b".startswith(chunk[:2]):
+                raise _MirrorError(f"sent something that is not gzip: it begins with {chunk[:16]!r}")
+            received += len(chunk)
+            if received > resource.size:
+                raise _MirrorError(f"sent more than the {resource.size} bytes that were published")
+            digest.update(chunk)
+            file.write(chunk)
+            bar.update(len(chunk))
+        if received < resource.size:
+            raise _MirrorError(f"truncated: {received} of {resource.size} bytes")
+        if digest.hexdigest() != resource.sha256:
+            raise _MirrorError(f"wrong checksum: SHA-256 {digest.hexdigest()[:12]}..., not {resource.sha256[:12]}...")
+
+
+def _chunks(mirror: str, name: str) -> Iterator[bytes]:
+    """The bytes of one file of a mirror as they arrive; whatever goes wrong with the mirror is a `_MirrorError`."""
+    try:
+        with _open(mirror, name) as source:
+            received, mark, since = 0, 0, time.monotonic()
+            while chunk := source.read1(2**16):
+                received += len(chunk)
+                yield chunk
+                if received - mark >= STALL_BYTES:
+                    mark, since = received, time.monotonic()
+                elif time.monotonic() - since > STALL_SECONDS:
+                    raise _MirrorError(f"stalled: {received - mark} bytes in {STALL_SECONDS} s")
+    except (OSError, urllib3.exceptions.HTTPError) as error:
+        raise _MirrorError(_cause(error)) from error
+
+
+@contextmanager
+def _open(mirror: str, name: str) -> Iterator[_Source]:
+    if mirror.startswith(("http:", "https:")):
+        with requests.get(
+            f"{mirror.rstrip('/')}/{name}",
+            stream=True,
+            timeout=(CONNECT_SECONDS, STALL_SECONDS),
+            headers={"Accept-Encoding": "identity"},
+        ) as response:
+            if response.status_code != 200:
+                raise _MirrorError(f"{response.status_code} {response.reason}")
+            # The raw stream: a server that labels .gz files as Content-Encoding: gzip would have them unpacked.
+            yield response.raw
+    else:
+        folder = Path(url2pathname(urlsplit(mirror).path) if mirror.startswith("file:") else mirror)
+        with (folder / name).open("rb") as file:
+            yield file
+
+
+def _cause(error: BaseException) -> str:
+    """The cause of a failed transfer in a few words: the layers of the HTTP libraries each wrap the one below."""
+    layers = [error]
+    while inner := layers[-1].__cause__ or layers[-1].__context__:
+        layers.append(inner)
+    for layer in layers:
+        match layer:
+            case urllib3.exceptions.NameResolutionError():
+                return "host name not found"
+            case requests.ConnectTimeout():
+                return f"no connection within {CONNECT_SECONDS} s"
+            case requests.ReadTimeout() | urllib3.exceptions.ReadTimeoutError():
+                return f"stalled: no data for {STALL_SECONDS} s"
+            case urllib3.exceptions.IncompleteRead():
+                return "truncated: the connection was closed early"
+    innermost = layers[-1]
+    reason = innermost.strerror if isinstance(innermost, OSError) and innermost.strerror else str(innermost)
+    return reason[:1].lower() + reason[1:]
