@@ -1,0 +1,87 @@
+"""The .pt files of the data set; what is read is checked before it is used."""
+
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lenet import InputError
+from lenet.files import written_whole
+from lenet.idx import SIDE
+
+
+class Dataset(NamedTuple):
+    """Images, uint8 [N, 28, 28], 0 background to 255 ink, and their labels, int64 [N], 0 to 9."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def to_tensors(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Dataset:
+    """Turn uint8 arrays (N, 28, 28) and (N,) into a data set."""
+    return Dataset(torch.from_numpy(images), torch.from_numpy(labels).to(torch.int64))
+
+
+def hold_out(dataset: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Draw `size` images at random, without replacement; return the others and them, each in file order."""
+    order = torch.randperm(len(dataset.labels), generator=torch.Generator().manual_seed(seed))
+    held_out, kept = order[:size].sort().values, order[size:].sort().values
+    return (
+        Dataset(dataset.images[kept], dataset.labels[kept]),
+        Dataset(dataset.images[held_out], dataset.labels[held_out]),
+    )
+
+
+def save_dataset(path: Path, dataset: Dataset) -> None:
+    """Write `(images, labels)`, the layout of torchvision's own processed files."""
+    with written_whole(path) as file:
+        torch.save(tuple(dataset), file)
+
+
+def load_dataset(path: Path) -> Dataset:
+    """Read what `save_dataset` wrote.
+
+    Raises
+    ------
+    InputError
+        The file is no `.pt` file of data, or its tensors are not of the types, shapes and values that they must be.
+    """
+    match load_pt(path):
+        case (Tensor() as images, Tensor() as labels):
+            pass
+        case _:
+            raise refused(path, "does not hold a pair (images, labels)")
+    if images.dtype != torch.uint8 or images.shape[1:] != (SIDE, SIDE) or images.ndim != 3:
+        raise refused(path, f"holds images {images.dtype} {list(images.shape)}, not uint8 [N, {SIDE}, {SIDE}]")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or not len(labels):
+        raise refused(path, f"holds labels {labels.dtype} {list(labels.shape)}, not int64 [N] for N > 0 images")
+    # A small file may describe a huge tensor that repeats its few bytes; only plain ones are what we wrote.
+    if not (images.is_contiguous() and labels.is_contiguous()):
+        raise refused(path, "holds tensors that are views of something else")
+    if labels.min() < 0 or labels.max() > 9:
+        raise refused(path, f"holds labels from {labels.min()} to {labels.max()}, not digits from 0 to 9")
+    return Dataset(images, labels)
+
+
+def load_pt(path: Path) -> Any:
+    """Read any .pt file without running code from it; `InputError` if it is damaged, foreign or would run some."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What torch finds odd about a foreign file is in the error below.
+            # weights_only: a pickle is a program, and this refuses to run any but those that build tensors.
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    # Foreign bytes make torch's reader fail in any way it likes; each means the same to the user.
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:80]
+        raise refused(path, f"is not a .pt file that is safe to load ({reason})") from None
+
+
+def refused(path: Path, why: str) -> InputError:
+    """The error for a .pt file that cannot be used."""
+    return InputError(f"{path}: {why}; delete it and run `dvc repro`")

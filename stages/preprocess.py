@@ -1,0 +1,51 @@
+"""Stage 2, preprocess: the IDX files as tensors, with a validation set held out of the training file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lenet.cli import Debug, ParamsFile, one_line_errors, run
+
+
+def preprocess(
+    params: ParamsFile = Path("params.yaml"),
+    raw: Annotated[Path, typer.Option(help="Folder with the four *-ubyte.gz files.")] = Path("data/raw"),
+    output: Annotated[Path, typer.Option(help="Folder for the .pt files.")] = Path("data/processed"),
+    debug: Debug = False,
+) -> None:
+    """Turn the IDX files into training.pt, validation.pt and test.pt.
+
+    Each .pt file holds (images uint8 [N, 28, 28], labels int64 [N]). preprocess.validation_size images, drawn with
+    preprocess.seed, are held out of the training file; with 0 there is no validation.pt. The pixels stay as they are:
+    padding and normalisation belong to the network.
+    """
+    with one_line_errors(debug):
+        from lenet.params import load_params
+
+        options = load_params(params).preprocess  # Before the slow imports: a mistake should be answered at once.
+
+        from lenet import InputError
+        from lenet.idx import read_labelled_images
+        from lenet.tensors import hold_out, save_dataset, to_tensors
+
+        training = to_tensors(*read_labelled_images(raw, "train"))
+        test = to_tensors(*read_labelled_images(raw, "t10k"))
+        if options.validation_size >= len(training.labels):
+            raise InputError(
+                f"{params}: preprocess.validation_size is {options.validation_size}; it must be less than the "
+                f"{len(training.labels)} images of the training file"
+            )
+        training, validation = hold_out(training, options.validation_size, options.seed)
+
+        splits = {"training": training, "validation": validation, "test": test}
+        for name, split in splits.items():
+            if len(split.labels):
+                save_dataset(output / f"{name}.pt", split)
+            else:
+                (output / f"{name}.pt").unlink(missing_ok=True)
+        print(f"{output}: " + ", ".join(f"{len(split.labels)} {name}" for name, split in splits.items()) + " images")
+
+
+if __name__ == "__main__":
+    run(preprocess)
