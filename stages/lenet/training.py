@@ -1,0 +1,159 @@
+"""The training of a network: the device, the optimiser, the learning rate's schedule, and the loop."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn, optim
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
+
+from lenet import InputError
+from lenet.network import predict
+from lenet.params import Train
+from lenet.tensors import Dataset
+
+Progress = Callable[[tuple[Tensor, ...]], Iterator[Tensor]]
+
+
+class Epoch(NamedTuple):
+    """A row of the training history.
+
+    Losses are mean cross-entropies in nats, accuracies fractions of 1. The training figures are means over the epoch,
+    while the weights change; the validation figures are those of the epoch's end, NaN without a validation set. The
+    learning rate is that of the epoch's last step.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+
+    def figures(self) -> dict[str, float]:
+        """The losses and accuracies that there are, rounded to six decimals."""
+        named = self._asdict().items()
+        return {name: round(v, 6) for name, v in named if name.endswith(("loss", "accuracy")) and not math.isnan(v)}
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; for `auto` the first of CUDA, MPS and the CPU that this machine has.
+
+    Raises
+    ------
+    InputError
+        The machine has no such device.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, there in available.items() if there)
+    if not available[name]:
+        raise InputError(f"train.device is {name}, which this machine does not have; use auto or cpu")
+    return torch.device(name)
+
+
+def generator(seed: int, epoch: int) -> torch.Generator:
+    """The source of an epoch's random numbers, a function of the two alone; epoch 0 is the weights' initialisation."""
+    state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def make_optimizer(network: nn.Module, options: Train) -> optim.Optimizer:
+    """The optimiser of `train.optimizer`: SGD with momentum, Adam (L2 penalty) or AdamW (decoupled weight decay)."""
+    rate, decay = options.learning_rate, options.weight_decay
+    match options.optimizer:
+        case "sgd":
+            return optim.SGD(network.parameters(), rate, options.momentum, weight_decay=decay, fused=True)
+        case "adam":
+            return optim.Adam(network.parameters(), rate, weight_decay=decay, fused=True)
+        case "adamw":
+            return optim.AdamW(network.parameters(), rate, weight_decay=decay, fused=True)
+
+
+def make_schedule(optimizer: optim.Optimizer, options: Train, steps: int) -> LRScheduler | None:
+    """The learning rate over the `steps` batches of the whole training.
+
+    `one_cycle`: up to train.learning_rate over the first 30%, then down to almost 0 (Smith, Topin, "Super-convergence",
+    2017, with PyTorch's cosine shape). `step`: a tenth after half of the steps and a hundredth after three quarters (He
+    et al., "Deep residual learning", 2016, section 4.2). `constant`: None.
+    """
+    match options.schedule:
+        case "one_cycle":
+            # PyTorch would cycle the momentum as well, and so overrule train.momentum.
+            return OneCycleLR(optimizer, options.learning_rate, total_steps=steps, cycle_momentum=False)
+        case "step":
+            return MultiStepLR(optimizer, [steps // 2, steps * 3 // 4])
+        case "constant":
+            return None
+
+
+def train(
+    network: nn.Module,
+    training: Dataset,
+    validation: Dataset | None,
+    options: Train,
+    device: torch.device,
+    progress: Progress = iter,
+) -> Iterator[Epoch]:
+    """Train the network in place, and yield a row of history as each epoch ends.
+
+    The data live on the device as uint8 and a batch is one gather: LeNet's arithmetic is so small that a Python call
+    for each image would cost several times more than the training.
+
+    Parameters
+    ----------
+    progress : callable
+        Wraps an epoch's batches of indices, as tqdm does, to show how far it is.
+
+    Raises
+    ------
+    InputError
+        The loss became NaN or infinite.
+    """
+    network.to(device)
+    images, labels = training.images.to(device), training.labels.to(device)
+    optimizer = make_optimizer(network, options)
+    steps = math.ceil(len(labels) / options.batch_size) * options.epochs
+    schedule = make_schedule(optimizer, options, steps)
+
+    for epoch in range(1, options.epochs + 1):
+        network.train()
+        order = torch.randperm(len(labels), generator=generator(options.seed, epoch)).to(device)
+        total_loss = torch.zeros((), device=device)
+        correct = torch.zeros((), device=device, dtype=torch.int64)
+        for batch in progress(order.split(options.batch_size)):
+            logits, targets = network(images[batch]), labels[batch]
+            loss = cross_entropy(logits, targets)
+            optimizer.zero_grad()
+            loss.backward()
+            learning_rate = optimizer.param_groups[0]["lr"]
+            optimizer.step()
+            if schedule:
+                schedule.step()
+            total_loss += loss.detach() * len(batch)
+            correct += (logits.argmax(dim=1) == targets).sum()
+
+        train_loss = total_loss.item() / len(labels)
+        if not math.isfinite(train_loss):
+            raise InputError(
+                f"training: the loss is {train_loss} in epoch {epoch} at learning rate {learning_rate:.3g}; "
+                "no model is written; try a smaller train.learning_rate"
+            )
+        validation_loss, validation_accuracy = (
+            loss_and_accuracy(network, validation, device, options.batch_size) if validation else (math.nan, math.nan)
+        )
+        yield Epoch(
+            epoch, train_loss, correct.item() / len(labels), validation_loss, validation_accuracy, learning_rate
+        )
+
+
+def loss_and_accuracy(
+    network: nn.Module, dataset: Dataset, device: torch.device, batch_size: int
+) -> tuple[float, float]:
+    """The mean cross-entropy in nats and the fraction of images that are classified right."""
+    logits, labels = predict(network, dataset.images.to(device), batch_size).cpu(), dataset.labels
+    accuracy = (logits.argmax(dim=1) == labels).float().mean().item()
+    return cross_entropy(logits, labels).item(), accuracy

@@ -1,0 +1,75 @@
+"""Stage 3, train: LeNet-5 from the training set, watched on the validation set."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lenet.cli import Debug, ParamsFile, one_line_errors, run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def train(
+    params: ParamsFile = Path("params.yaml"),
+    data: Annotated[Path, typer.Option(help="Folder with training.pt and validation.pt.")] = Path("data/processed"),
+    model: Annotated[Path, typer.Option(help="Where the trained model goes.")] = Path("models/lenet.pt"),
+    metrics: Annotated[Path, typer.Option(help="Where the last epoch's figures go.")] = Path("metrics/train.json"),
+    history: Annotated[Path, typer.Option(help="Where each epoch's figures go.")] = Path("plots/training.csv"),
+    debug: Debug = False,
+) -> None:
+    """Train the network of the parameters' model section as their train section says.
+
+    The device is found by itself: CUDA, MPS, else the CPU (train.device forces one). The history grows by a row as
+    each epoch ends; the model is written when all have ended. The test set is not read.
+    """
+    with one_line_errors(debug):
+        from lenet.params import load_params
+
+        settings = load_params(params)  # Before the slow imports: a mistake should be answered at once.
+        options = settings.train
+
+        import pandas
+        import torch
+        from tqdm import tqdm
+
+        from lenet import training
+        from lenet.files import write_csv, write_json
+        from lenet.network import lenet, save_model
+        from lenet.tensors import load_dataset
+
+        device = training.find_device(options.device)
+        torch.set_num_threads(options.threads)
+        training_set = load_dataset(data / "training.pt")
+        validation_set = load_dataset(data / "validation.pt") if (data / "validation.pt").exists() else None
+
+        torch.manual_seed(training.generator(options.seed, epoch=0).initial_seed())
+        network = lenet(settings.model)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        print(f"LeNet-5 with {parameters} parameters, {len(training_set.labels)} images, on {device}", flush=True)
+
+        rows: list[training.Epoch] = []
+        started = time.monotonic()
+
+        def bar(batches: "tuple[Tensor, ...]") -> "Iterator[Tensor]":
+            name = f"epoch {len(rows) + 1}/{options.epochs}"
+            return iter(tqdm(batches, name, unit="batch", leave=False, disable=not sys.stderr.isatty()))
+
+        for row in training.train(network, training_set, validation_set, options, device, progress=bar):
+            rows.append(row)
+            write_csv(history, pandas.DataFrame(rows))
+            line = f"epoch {row.epoch}/{options.epochs}: loss {row.train_loss:.4f}, accuracy {row.train_accuracy:.2%}"
+            if validation_set:
+                line += f"; validation loss {row.validation_loss:.4f}, accuracy {row.validation_accuracy:.2%}"
+            print(f"{line} ({time.monotonic() - started:.1f} s)", flush=True)
+
+        save_model(model, settings.model, network)
+        write_json(metrics, {"parameters": parameters, **rows[-1].figures()})
+
+
+if __name__ == "__main__":
+    run(train)
