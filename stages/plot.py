@@ -1,0 +1,60 @@
+"""Stage 5, plot: the pictures of the data, the training and the result."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lenet.cli import Debug, ParamsFile, one_line_errors, run
+
+
+def plot(
+    params: ParamsFile = Path("params.yaml"),
+    raw: Annotated[Path, typer.Option(help="Folder with the four *-ubyte.gz files.")] = Path("data/raw"),
+    plots: Annotated[
+        Path, typer.Option(help="Folder with training.csv and predictions.csv; the pictures go there too.")
+    ] = Path("plots"),
+    debug: Debug = False,
+) -> None:
+    """Draw samples of the data, the training curves, the confusion matrix, accuracy by digit, and worst mistakes."""
+    with one_line_errors(debug):
+        from lenet.params import load_params
+
+        settings = load_params(params)  # Before the slow imports: a mistake should be answered at once.
+        options = settings.plot
+
+        from lenet import InputError, figures
+        from lenet.files import read_csv, write_bytes
+        from lenet.idx import read_labelled_images
+
+        history = read_csv(
+            plots / "training.csv",
+            ["epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate"],
+        )
+        predictions = read_csv(plots / "predictions.csv", ["actual", "predicted", "probability"])
+        training_images, training_labels = read_labelled_images(raw, "train")
+        test_images, test_labels = read_labelled_images(raw, "t10k")
+        if not (
+            predictions["predicted"].isin(range(10)).all() and predictions["actual"].tolist() == test_labels.tolist()
+        ):
+            raise InputError(
+                f"{plots / 'predictions.csv'}: is not about the test images in {raw}; run `dvc repro evaluate`"
+            )
+
+        dataset = {"mnist": "MNIST", "digits": "scikit-learn's digits"}[settings.data.dataset]
+        accuracy = (predictions["actual"] == predictions["predicted"]).mean()
+        title = f"LeNet-5 on {dataset}: {accuracy:.2%} of {len(predictions):,} test images right"
+        pictures = {
+            "samples": figures.samples(training_images, training_labels, options.samples, dataset),
+            "training_curves": figures.training_curves(history, dataset),
+            "confusion_matrix": figures.confusion_matrix(predictions, title),
+            "per_class_accuracy": figures.per_class_accuracy(predictions, title),
+            "mistakes": figures.mistakes(test_images, predictions, options.mistakes, title),
+        }
+        for name, figure in pictures.items():
+            write_bytes(plots / f"{name}.png", figures.to_png(figure))
+        print(f"{plots}: {', '.join(f'{name}.png' for name in pictures)}")
+
+
+if __name__ == "__main__":
+    run(plot)
