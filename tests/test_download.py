@@ -1,0 +1,302 @@
+"""download: real HTTP servers on loopback that misbehave, folders, and files that are already there."""
+
+import gzip
+import hashlib
+import http.server
+import shutil
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MNIST, ROOT, assert_refused, needs_mnist, set_params, sh, tree
+from numpy.typing import NDArray
+
+from lenet import mnist
+from lenet.idx import read_labelled_images
+
+NAMES = [resource.name for resource in mnist.RESOURCES]
+# Stand-ins for the published files, so that these tests need none: random, and longer than one read.
+CONTENT = {name: gzip.compress(bytes(hashlib.shake_256(name.encode()).digest(200_000)), mtime=0) for name in NAMES}
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves /BEHAVIOUR/NAME; `requested` has the paths in order."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requested: list[str] = []
+        self.stopping = threading.Event()
+
+    def url(self, behaviour: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{behaviour}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.requested.append(self.path)
+        _, behaviour, name = self.path.split("/")
+        content = CONTENT[name]
+        match behaviour:
+            case "403" | "404" | "503":
+                self.send_error(int(behaviour))
+            case "good":
+                self.reply(content)
+            case "labelled":
+                self.reply(content, {"Content-Encoding": "gzip"})
+            case "moved":
+                self.send_response(302)
+                self.send_header("Location", f"/good/{name}")
+                self.end_headers()
+            case "truncated":
+                self.reply(content[: len(content) // 2], length=len(content))
+            case "short":
+                self.reply(content[: len(content) // 2])
+            case "long":
+                self.reply(content + b"more")
+            case "html":
+                self.reply(b"<!DOCTYPE html><title>Log in</title>", {"Content-Type": "text/html"})
+            case "wrong":
+                self.reply(content[:-1] + b"x")
+            case "stall":
+                self.reply(content[:1000], length=len(content))
+                self.server.stopping.wait(30)
+            case "trickle":
+                self.reply(b"", length=len(content))
+                while not self.server.stopping.wait(0.1):
+                    self.wfile.write(content[:10])
+            case "silent":
+                self.server.stopping.wait(30)
+
+    def reply(self, content: bytes, headers: dict[str, str] | None = None, length: int | None = None) -> None:
+        self.send_response(200)
+        for header, value in (headers or {}).items():
+            self.send_header(header, value)
+        self.send_header("Content-Length", str(len(content) if length is None else length))
+        self.end_headers()
+        self.wfile.write(content)
+        self.wfile.flush()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.stopping.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder with params.yaml in which the published files are the stand-ins and a second without data is a stall."""
+    resources = [mnist.Resource(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in CONTENT.items()]
+    monkeypatch.setattr(mnist, "RESOURCES", resources)
+    monkeypatch.setattr(mnist, "MIRRORS", ())
+    monkeypatch.setattr(mnist, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(mnist, "STALL_SECONDS", 1)
+    monkeypatch.delenv("MNIST_MIRROR", raising=False)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def assert_complete(project: Path) -> None:
+    assert {path.name: path.read_bytes() for path in (project / "data/raw").iterdir()} == CONTENT
+
+
+BAD = {
+    "403": "403 Forbidden",
+    "404": "404 Not Found",
+    "503": "503 Service Unavailable",
+    "truncated": "truncated: the connection was closed early",
+    "short": "truncated: ",
+    "long": "sent more than the",
+    "html": "not gzip: it begins with b'<!DOCTYPE html><'",
+    "wrong": "wrong checksum: SHA-256",
+    "stall": "stalled: no data for 1 s",
+    "trickle": "stalled: ",
+    "silent": "stalled: no data for 1 s",
+}
+
+
+@pytest.mark.parametrize("behaviour", BAD)
+def test_next_mirror_after_a_failure(stand_ins: Path, run_stage, server: Server, monkeypatch, behaviour: str) -> None:
+    monkeypatch.setattr(mnist, "MIRRORS", (server.url(behaviour), server.url("good")))
+    started = time.monotonic()
+    outcome = run_stage(stand_ins, "download")
+    assert time.monotonic() - started < 20, "a mirror that hangs must not hang the stage"
+    assert outcome.status == 0, outcome.error
+    assert_complete(stand_ins)
+    assert outcome.error.count("warning: ") == 1, "the mirror that failed comes last for the other files"
+    assert outcome.error.startswith(f"warning: {NAMES[0]}: {server.url(behaviour)}: ")
+    assert BAD[behaviour] in outcome.error
+    assert server.requested == [f"/{behaviour}/{NAMES[0]}"] + [f"/good/{name}" for name in NAMES]
+
+
+@pytest.mark.parametrize("behaviour", ["labelled", "moved"])
+def test_mirrors_that_are_good_in_odd_ways(stand_ins: Path, run_stage, server, monkeypatch, behaviour: str) -> None:
+    monkeypatch.setenv("MNIST_MIRROR", server.url(behaviour) + "/")
+    assert run_stage(stand_ins, "download").status == 0
+    assert_complete(stand_ins)
+
+
+def test_no_mirror_answers(stand_ins: Path, run_stage, server: Server, monkeypatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        refused = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    monkeypatch.setattr(mnist, "MIRRORS", (refused, server.url("403"), server.url("html"), server.url("stall")))
+    monkeypatch.setenv("MNIST_MIRROR", "nowhere")
+    outcome = run_stage(stand_ins, "download")
+    assert outcome.status == 1
+    *warnings, error = outcome.error.splitlines()
+    assert len(warnings) == 5
+    for words in (
+        f"no mirror delivered {NAMES[0]}",
+        "nowhere: no such file or directory",
+        f"{refused}: connection refused",
+        f"{server.url('403')}: 403 Forbidden",
+        f"{server.url('html')}: sent something that is not gzip",
+        f"{server.url('stall')}: stalled",
+        "MNIST_MIRROR",
+        "make demo",
+    ):
+        assert words in error
+    assert not tree(stand_ins), "nothing is written"
+
+
+def test_host_that_does_not_exist(stand_ins: Path, run_stage, monkeypatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("MNIST_MIRROR", "http://mirror.invalid/")
+    assert "http://mirror.invalid/: host name not found" in run_stage(stand_ins, "download").error
+
+
+def test_mirror_of_an_unknown_kind(stand_ins: Path, run_stage, monkeypatch) -> None:
+    monkeypatch.setenv("MNIST_MIRROR", "ftp://127.0.0.1/")
+    outcome = run_stage(stand_ins, "download")
+    assert_refused(outcome, "MNIST_MIRROR", "'ftp://127.0.0.1/'", "a folder or a file:, http: or https: URL")
+
+
+def test_good_files_are_not_fetched_again(stand_ins: Path, run_stage, server: Server, monkeypatch) -> None:
+    monkeypatch.setenv("MNIST_MIRROR", server.url("good"))
+    assert run_stage(stand_ins, "download").status == 0
+    server.requested.clear()
+    assert run_stage(stand_ins, "download").status == 0
+    # As DVC does it: the stage's outputs are gone before it runs.
+    shutil.rmtree(stand_ins / "data/raw")
+    assert run_stage(stand_ins, "download").status == 0
+    shutil.rmtree(stand_ins / "data/downloads")
+    assert run_stage(stand_ins, "download").status == 0
+    assert server.requested == []
+    # One file is damaged in both places: it alone is fetched.
+    shutil.copytree(stand_ins / "data/raw", stand_ins / "data/downloads")
+    for folder in ("raw", "downloads"):
+        path = stand_ins / "data" / folder / NAMES[2]
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert run_stage(stand_ins, "download").status == 0
+    assert server.requested == [f"/good/{NAMES[2]}"]
+    assert_complete(stand_ins)
+
+
+def test_interrupted_download_keeps_what_is_whole(stand_ins: Path, run_stage, server: Server, monkeypatch) -> None:
+    folder = stand_ins / "two"
+    folder.mkdir()
+    for name in NAMES[:2]:
+        (folder / name).write_bytes(CONTENT[name])
+    monkeypatch.setenv("MNIST_MIRROR", folder.as_uri())
+    assert run_stage(stand_ins, "download").status == 1
+    assert sorted(tree(stand_ins)) == sorted(f"data/{f}/{name}" for f in ("raw", "downloads") for name in NAMES[:2])
+    monkeypatch.setenv("MNIST_MIRROR", server.url("good"))
+    assert run_stage(stand_ins, "download").status == 0
+    assert server.requested == [f"/good/{name}" for name in NAMES[2:]]
+
+
+def test_mirrors_and_names_are_torchvisions() -> None:
+    from torchvision.datasets.mnist import MNIST as REFERENCE
+
+    assert list(mnist.MIRRORS) == REFERENCE.mirrors
+    assert mnist.MIRRORS[0].startswith("https:")
+    assert [resource.name for resource in mnist.RESOURCES] == [name for name, _ in REFERENCE.resources]
+
+
+@needs_mnist
+def test_pinned_checksums_are_of_the_published_files() -> None:
+    from torchvision.datasets.mnist import MNIST as REFERENCE
+
+    for resource, (name, md5) in zip(mnist.RESOURCES, REFERENCE.resources, strict=True):
+        content = (MNIST / name).read_bytes()
+        assert hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
+        assert mnist.is_published(MNIST / name, resource)
+
+
+@needs_mnist
+@pytest.mark.parametrize("form", ["folder", "file", "http"])
+def test_mnist_from_a_mirror(tmp_path: Path, form: str) -> None:
+    """The real files, as a user fetches them: a process of its own, a real server."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+
+    def quiet(*arguments: object) -> http.server.SimpleHTTPRequestHandler:
+        return http.server.SimpleHTTPRequestHandler(*arguments, directory=str(MNIST))  # type: ignore[arg-type]
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), quiet) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        mirrors = {"folder": str(MNIST), "file": MNIST.as_uri(), "http": f"http://127.0.0.1:{server.server_port}"}
+        text = sh(sys.executable, str(ROOT / "stages/download.py"), cwd=tmp_path, MNIST_MIRROR=mirrors[form])
+        server.shutdown()
+        thread.join()
+    assert all(f"{name}: " in text for name in NAMES)
+    assert "%|" not in text, "no progress bar in a log"
+    for name in NAMES:
+        assert (tmp_path / "data/raw" / name).read_bytes() == (MNIST / name).read_bytes()
+
+
+def test_progress_bar_on_a_terminal(stand_ins: Path, run_stage, server: Server, monkeypatch) -> None:
+    monkeypatch.setenv("MNIST_MIRROR", server.url("good"))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    outcome = run_stage(stand_ins, "download")
+    assert f"{NAMES[0]}: " in outcome.error
+    assert "B/s" in outcome.error
+
+
+def test_digits(tmp_path: Path, run_stage) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    set_params(tmp_path, "data.dataset=digits")
+    assert run_stage(tmp_path, "download").status == 0
+    first = tree(tmp_path)
+    assert sorted(first) == sorted(f"data/raw/{name}" for name in NAMES)
+    assert run_stage(tmp_path, "download").status == 0
+    assert tree(tmp_path) == first
+    # Whoever wrote 1,797 digits wrote each about as often, and what is ink there is ink here.
+    images, labels = read_labelled_images(tmp_path / "data/raw", "train")
+    test_images, test_labels = read_labelled_images(tmp_path / "data/raw", "t10k")
+    assert (images.shape, test_images.shape) == ((1437, 28, 28), (360, 28, 28))
+    for digit in range(10):
+        assert abs((labels == digit).mean() - (test_labels == digit).mean()) < 0.01
+    assert images.max() == 255
+    assert_centred(images)
+
+
+@needs_mnist
+def test_mnist_is_centred_like_digits() -> None:
+    assert_centred(read_labelled_images(MNIST, "train")[0])
+
+
+def assert_centred(images: NDArray[np.uint8]) -> None:
+    """Each image's centre of mass is at pixel (14, 14), within half a pixel."""
+    for axis in (1, 2):
+        ink = images.sum(axis=axis, dtype=np.float64)
+        assert abs(ink @ np.arange(28) / ink.sum(axis=1) - 14).max() < 0.51

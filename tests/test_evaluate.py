@@ -1,0 +1,144 @@
+"""evaluate: figures that scikit-learn and counting by hand agree with, and models that do not fit."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from conftest import assert_refused, set_params, tree
+from sklearn.metrics import classification_report
+from test_train import BAD_DATA, Hostile
+
+from lenet.evaluation import evaluate
+from lenet.tensors import load_dataset
+
+
+def test_figures_of_the_run_on_digits(digits_run: Path) -> None:
+    test = load_dataset(digits_run / "data/processed/test.pt")
+    overall = json.loads((digits_run / "metrics/test.json").read_text())
+    per_class = json.loads((digits_run / "metrics/per_class.json").read_text())
+    predictions = pandas.read_csv(digits_run / "plots/predictions.csv")
+
+    assert list(predictions.columns) == ["actual", "predicted", "probability"]
+    assert predictions["actual"].tolist() == test.labels.tolist(), "in file order"
+    assert predictions["probability"].between(0.1, 1).all()
+    right = predictions["actual"] == predictions["predicted"]
+    assert overall["accuracy"] == pytest.approx(right.mean(), abs=1e-6)
+    assert overall["error"] == pytest.approx(1 - right.mean(), abs=1e-6)
+    assert overall["accuracy"] > 0.8
+    assert set(overall) == {"accuracy", "error", "loss"}
+
+    report = classification_report(predictions["actual"], predictions["predicted"], output_dict=True)
+    for digit in map(str, range(10)):
+        expected = report[digit]
+        assert per_class[digit] == pytest.approx(
+            {
+                "accuracy": right[predictions["actual"] == int(digit)].mean(),
+                "precision": expected["precision"],
+                "recall": expected["recall"],
+                "f1": expected["f1-score"],
+                "support": expected["support"],
+            },
+            abs=1e-6,
+        )
+
+
+def test_figures_computed_by_hand() -> None:
+    logits = torch.full((4, 10), -np.inf)
+    # Two images of 3: one right with probability 3/4, one taken for 5; two of 5: both right, with probability 1.
+    logits[0, 3], logits[0, 5] = np.log(3), 0
+    logits[1, 3], logits[1, 5] = 0, np.log(4)
+    logits[2:, 5] = 0
+    result = evaluate(logits, torch.tensor([3, 3, 5, 5]))
+    loss = -(np.log(3 / 4) + np.log(1 / 5)) / 4
+    assert result.overall == {"accuracy": 0.75, "error": 0.25, "loss": round(loss, 6)}
+    assert result.per_class["3"] == {"accuracy": 0.5, "precision": 1, "recall": 0.5, "f1": 0.666667, "support": 2}
+    assert result.per_class["5"] == {"accuracy": 1, "precision": 0.666667, "recall": 1, "f1": 0.8, "support": 2}
+    assert result.per_class["0"] == {"accuracy": 0, "precision": 0, "recall": 0, "f1": 0, "support": 0}
+    assert result.predictions["probability"].tolist() == pytest.approx([0.75, 0.8, 1, 1])
+
+
+@pytest.mark.parametrize("size", [1, 7, 100000])
+def test_the_batch_size_changes_nothing(digits_project: Path, run_stage, size: int) -> None:
+    before = tree(digits_project)
+    set_params(digits_project, f"evaluate.batch_size={size}")
+    assert run_stage(digits_project, "evaluate").status == 0
+    now = pandas.read_csv(digits_project / "plots/predictions.csv")
+    (digits_project / "before.csv").write_bytes(before["plots/predictions.csv"])
+    pandas.testing.assert_frame_equal(now, pandas.read_csv(digits_project / "before.csv"), atol=1e-5)
+
+
+def model_file(project: Path) -> dict[str, dict[str, object]]:
+    loaded: dict[str, dict[str, object]] = torch.load(project / "models/lenet.pt", weights_only=True)
+    return loaded
+
+
+def spoil(project: Path, case: str) -> str:
+    """Replace the model by one that must be refused; the words that the error must have."""
+    model: dict[str, object] = dict(model_file(project))
+    options, state = dict(model_file(project)["model"]), dict(model_file(project)["state_dict"])
+    path = project / "models/lenet.pt"
+    match case:
+        case "other padding":
+            torch.save({"model": options | {"padding": 0}, "state_dict": state}, path)
+            return "its weights do not fit its model section"
+        case "a layer is missing":
+            del state["C3.weight"]
+            torch.save({"model": options, "state_dict": state}, path)
+            return "C3.weight"
+        case "weights that are no tensors":
+            torch.save({"model": options, "state_dict": state | {"C3.bias": [1.0]}}, path)
+            return "its weights do not fit its model section"
+        case "unknown activation":
+            torch.save({"model": options | {"activation": "gelu"}, "state_dict": state}, path)
+            return "activation is 'gelu'; it must be relu or tanh or sigmoid"
+        case "bare state_dict":
+            torch.save(state, path)
+            return "does not hold a model section and a state_dict"
+        case "NaN":
+            bias = state["output.bias"]
+            assert isinstance(bias, torch.Tensor)
+            torch.save({"model": options, "state_dict": state | {"output.bias": bias * np.nan}}, path)
+            return "weights that are NaN or infinite"
+        case "a whole object":
+            torch.save(torch.nn.Linear(2, 2), path)
+            return "is not a .pt file that is safe to load"
+        case "a pickle that runs code":
+            torch.save(model | {"model": Hostile()}, path)
+            return "is not a .pt file that is safe to load"
+        case "truncated":
+            path.write_bytes(path.read_bytes()[:100_000])
+            return "is not a .pt file that is safe to load"
+    raise AssertionError(case)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *["other padding", "a layer is missing", "weights that are no tensors", "unknown activation"],
+        *["bare state_dict", "NaN", "a whole object", "a pickle that runs code", "truncated"],
+    ],
+)
+def test_model_that_does_not_fit(digits_project: Path, run_stage, case: str) -> None:
+    words = spoil(digits_project, case)
+    before = tree(digits_project)
+    assert_refused(run_stage(digits_project, "evaluate"), "models/lenet.pt", words)
+    assert tree(digits_project) == before
+    assert not (digits_project / "pwned").exists()
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_data_that_does_not_fit(digits_project: Path, run_stage, case: str) -> None:
+    content, words = BAD_DATA[case]
+    torch.save(content, digits_project / "data/processed/test.pt")
+    before = tree(digits_project)
+    assert_refused(run_stage(digits_project, "evaluate"), "data/processed/test.pt", words)
+    assert tree(digits_project) == before
+
+
+@pytest.mark.parametrize("name", ["models/lenet.pt", "data/processed/test.pt"])
+def test_missing_input(digits_project: Path, run_stage, name: str) -> None:
+    (digits_project / name).unlink()
+    assert_refused(run_stage(digits_project, "evaluate"), f"{name}: no such file", "dvc repro")

@@ -1,0 +1,261 @@
+"""train: the network against the published counts, a training that learns, and inputs that it must refuse."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+from conftest import ROOT, assert_refused, set_params, tree
+from torch import nn
+
+from lenet import training
+from lenet.network import ACTIVATIONS, POOLINGS, lenet, load_model, predict
+from lenet.params import Model, load_params
+from lenet.tensors import load_dataset
+
+DEFAULTS = load_params(ROOT / "params.yaml")
+
+
+def build(**changes: object) -> nn.Sequential:
+    return lenet(Model(**DEFAULTS.model.model_dump() | changes))
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_parameter_counts_are_the_published_ones() -> None:
+    network = build()
+    layers = {name: count(module) for name, module in network.named_children() if count(module)}
+    assert layers == {"C1": 156, "C3": 2416, "C5": 48120, "F6": 10164, "output": 850}
+    assert count(network) == 61706
+    assert count(build(padding=0)) == 44426
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_model_computes_what_the_layers_say(padding: int, pooling: str, activation: str) -> None:
+    """Against the network written out by hand, in the way of the tutorials: transform first, then call the layers."""
+    network = build(padding=padding, pooling=pooling, activation=activation)
+    images = torch.randint(256, (7, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    f = nn.functional
+    x = f.pad(images.double()[:, None], [padding] * 4) / 255
+    x = (x - 0.1307) / 0.3081
+    act = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}[activation]
+    pool = {"max": f.max_pool2d, "average": f.avg_pool2d}[pooling]
+    weights = {name: tensor.double() for name, tensor in network.state_dict().items()}
+    for name in ("C1", "C3"):
+        x = pool(act(f.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"])), 2)
+    x = x.flatten(1)
+    for name in ("C5", "F6"):
+        x = act(f.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"]))
+    expected = f.linear(x, weights["output.weight"], weights["output.bias"])
+    torch.testing.assert_close(predict(network, images, batch_size=3).double(), expected, rtol=1e-4, atol=1e-5)
+    network(images).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())  # type: ignore[union-attr]
+
+
+def rates(**changes: object) -> list[float]:
+    """The learning rate of each of the steps that train would make."""
+    options = DEFAULTS.train.model_copy(update=changes)
+    weight = nn.Linear(1, 1)
+    optimizer = training.make_optimizer(weight, options)
+    schedule = training.make_schedule(optimizer, options, steps=100)
+    seen = []
+    for _ in range(100):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if schedule:
+            schedule.step()
+    return seen
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_schedules(optimizer: str) -> None:
+    assert rates(optimizer=optimizer, schedule="constant", learning_rate=0.3) == [0.3] * 100
+    step = rates(optimizer=optimizer, schedule="step", learning_rate=0.3)
+    assert step == pytest.approx([0.3] * 50 + [0.03] * 25 + [0.003] * 25)
+    cycle = rates(optimizer=optimizer, schedule="one_cycle", learning_rate=0.3)
+    assert max(cycle) == pytest.approx(0.3)
+    assert cycle.index(max(cycle)) == 29
+    assert cycle[-1] < 1e-4
+
+
+def test_momentum_is_the_parameters_whatever_the_schedule() -> None:
+    options = DEFAULTS.train.model_copy(update={"optimizer": "sgd", "schedule": "one_cycle", "momentum": 0.5})
+    optimizer = training.make_optimizer(nn.Linear(1, 1), options)
+    training.make_schedule(optimizer, options, steps=100)
+    assert optimizer.param_groups[0]["momentum"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_optimizers(name: str, kind: type) -> None:
+    changes = {"optimizer": name, "learning_rate": 0.3, "weight_decay": 0.2}
+    optimizer = training.make_optimizer(nn.Linear(1, 1), DEFAULTS.train.model_copy(update=changes))
+    assert type(optimizer) is kind
+    assert optimizer.defaults["lr"] == 0.3
+    assert optimizer.defaults["weight_decay"] == 0.2
+
+
+def test_the_run_on_digits_learned(digits_run: Path) -> None:
+    history = pandas.read_csv(digits_run / "plots/training.csv")
+    assert list(history.columns) == [
+        *["epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate"]
+    ]
+    assert list(history["epoch"]) == [1, 2]
+    assert history["validation_accuracy"].iloc[-1] > 0.8
+    metrics = json.loads((digits_run / "metrics/train.json").read_text())
+    assert metrics["parameters"] == 61706
+    assert metrics["validation_accuracy"] == pytest.approx(history["validation_accuracy"].iloc[-1], rel=1e-5)
+    # What the metrics say is what the saved model does.
+    saved = torch.load(digits_run / "models/lenet.pt", weights_only=True)
+    assert saved["model"] == DEFAULTS.model.model_dump()
+    validation = load_dataset(digits_run / "data/processed/validation.pt")
+    predicted = predict(load_model(digits_run / "models/lenet.pt"), validation.images, 1000).argmax(dim=1)
+    assert (predicted == validation.labels).float().mean().item() == pytest.approx(metrics["validation_accuracy"])
+
+
+def test_same_bytes_again_and_others_from_another_seed(digits_project: Path, run_stage) -> None:
+    before = tree(digits_project)
+    outcome = run_stage(digits_project, "train")
+    assert outcome.status == 0
+    assert "on c" in outcome.output, "the device is printed"
+    assert "epoch 2/2: loss " in outcome.output
+    assert tree(digits_project) == before
+    set_params(digits_project, "train.seed=1")
+    assert run_stage(digits_project, "train").status == 0
+    changed = {name for name, content in tree(digits_project).items() if content != before[name]}
+    assert changed == {"models/lenet.pt", "metrics/train.json", "plots/training.csv"}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.optimizer=sgd", "train.schedule=step", "train.learning_rate=0.05"],
+        ["train.optimizer=adam", "train.schedule=constant", "train.learning_rate=0.002", "model.pooling=average"],
+        ["model.activation=tanh", "model.padding=0"],
+        ["train.batch_size=5000", "train.epochs=1", "model.activation=sigmoid"],
+    ],
+)
+def test_other_options_train(digits_project: Path, run_stage, overrides: list[str]) -> None:
+    set_params(digits_project, *overrides)
+    outcome = run_stage(digits_project, "train")
+    assert outcome.status == 0, outcome.error
+    if "train.batch_size=5000" not in overrides:
+        assert json.loads((digits_project / "metrics/train.json").read_text())["validation_accuracy"] > 0.5
+
+
+def test_without_a_validation_set(digits_project: Path, run_stage) -> None:
+    set_params(digits_project, "preprocess.validation_size=0", "train.epochs=1")
+    for stage in ("preprocess", "train", "plot"):
+        assert run_stage(digits_project, stage).status == 0
+    history = pandas.read_csv(digits_project / "plots/training.csv")
+    assert history["validation_loss"].isna().all()
+    assert set(json.loads((digits_project / "metrics/train.json").read_text())) == {
+        *["parameters", "train_loss", "train_accuracy"]
+    }
+
+
+def test_the_test_set_is_not_touched(digits_project: Path, run_stage) -> None:
+    (digits_project / "data/processed/test.pt").unlink()
+    assert run_stage(digits_project, "train").status == 0
+
+
+def test_progress_bar_on_a_terminal(digits_project: Path, run_stage, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    outcome = run_stage(digits_project, "train")
+    assert "epoch 1/2: " in outcome.error
+    assert "batch/s" in outcome.error
+    assert "epoch 2/2: loss " in outcome.output
+
+
+def test_a_loss_that_is_not_finite(digits_project: Path, run_stage) -> None:
+    set_params(digits_project, "train.optimizer=sgd", "train.schedule=constant", "train.learning_rate=1000")
+    model = (digits_project / "models/lenet.pt").read_bytes()
+    outcome = run_stage(digits_project, "train")
+    assert_refused(outcome, "the loss is", "epoch 1", "learning rate 1e+03", "try a smaller train.learning_rate")
+    assert (digits_project / "models/lenet.pt").read_bytes() == model
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_device_that_is_not_there(digits_project: Path, run_stage) -> None:
+    set_params(digits_project, "train.device=cuda")
+    assert_refused(run_stage(digits_project, "train"), "train.device is cuda", "use auto or cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda(digits_project: Path, run_stage) -> None:
+    set_params(digits_project, "train.device=cuda")
+    outcome = run_stage(digits_project, "train")
+    assert outcome.status == 0, outcome.error
+    assert "on cuda" in outcome.output
+    assert all(not t.is_cuda for t in load_model(digits_project / "models/lenet.pt").state_dict().values())
+
+
+class Hostile:
+    """A pickle of this runs a command when it is loaded."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        import os
+
+        return os.system, ("touch pwned",)
+
+
+GOOD_IMAGES, GOOD_LABELS = torch.zeros(5, 28, 28, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64)
+BAD_DATA = {
+    "a pickle that runs code": (Hostile(), "not a .pt file that is safe to load"),
+    "a model": ({"model": {}, "state_dict": {}}, "does not hold a pair (images, labels)"),
+    "three tensors": ((GOOD_IMAGES, GOOD_LABELS, GOOD_LABELS), "does not hold a pair"),
+    "floats": ((GOOD_IMAGES.float(), GOOD_LABELS), "holds images torch.float32 [5, 28, 28], not uint8 [N, 28, 28]"),
+    "32x32": ((torch.zeros(5, 32, 32, dtype=torch.uint8), GOOD_LABELS), "holds images torch.uint8 [5, 32, 32]"),
+    "flat": ((GOOD_IMAGES.flatten(1), GOOD_LABELS), "holds images torch.uint8 [5, 784]"),
+    "too few labels": ((GOOD_IMAGES, GOOD_LABELS[:4]), "holds labels torch.int64 [4]"),
+    "int32 labels": ((GOOD_IMAGES, GOOD_LABELS.int()), "holds labels torch.int32 [5]"),
+    "no image": ((GOOD_IMAGES[:0], GOOD_LABELS[:0]), "for N > 0 images"),
+    "label 10": ((GOOD_IMAGES, GOOD_LABELS + 10), "holds labels from 10 to 10, not digits from 0 to 9"),
+    "label -1": ((GOOD_IMAGES, GOOD_LABELS - 1), "holds labels from -1 to -1"),
+    "a huge view": ((GOOD_IMAGES[:1].expand(10**9, 28, 28), GOOD_LABELS[:1].expand(10**9)), "views of something else"),
+}
+
+
+@pytest.mark.parametrize("name", ["training", "validation"])
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data(digits_project: Path, run_stage, case: str, name: str) -> None:
+    content, words = BAD_DATA[case]
+    torch.save(content, digits_project / f"data/processed/{name}.pt")
+    before = tree(digits_project)
+    assert_refused(run_stage(digits_project, "train"), f"data/processed/{name}.pt", words, "dvc repro")
+    assert tree(digits_project) == before
+    assert not (digits_project / "pwned").exists()
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "pickle", "zip"])
+def test_bytes_that_are_no_pt_file(digits_project: Path, run_stage, kind: str) -> None:
+    path = digits_project / "data/processed/training.pt"
+    match kind:
+        case "truncated":
+            path.write_bytes(path.read_bytes()[:-1000])
+        case "pickle":
+            path.write_bytes(pickle.dumps(Hostile()))
+        case "zip":
+            path.unlink()
+            shutil.make_archive(str(path), "zip", digits_project / "plots")
+            path.with_suffix(".pt.zip").rename(path)
+        case _:
+            path.write_bytes({"empty": b"", "text": b"<!DOCTYPE html>\n"}[kind])
+    before = tree(digits_project)
+    assert_refused(run_stage(digits_project, "train"), "training.pt: is not a .pt file that is safe to load")
+    assert tree(digits_project) == before
+    assert not (digits_project / "pwned").exists()
+
+
+def test_epochs_are_a_function_of_seed_and_number() -> None:
+    seeds = {training.generator(seed, epoch).initial_seed() for seed in range(20) for epoch in range(20)}
+    assert len(seeds) == 400
+    assert training.generator(3, 4).initial_seed() == training.generator(3, 4).initial_seed()
