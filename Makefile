@@ -1,6 +1,7 @@
 # `make` sets up .venv and drives; what each stage does is in dvc.yaml and stages/.
 
 PYTHON ?= python3
+VENV := "$(CURDIR)/.venv/bin"
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # The data set that scikit-learn carries is small: it needs a smaller validation set and batch, and more epochs.
@@ -10,13 +11,13 @@ DIGITS := -S data.dataset=digits -S preprocess.validation_size=143 -S train.batc
 .DEFAULT_GOAL := help
 
 help: ## Print this list
-	@sed -n 's/^\([a-z]*\):.* ## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s  %s\n", $$1, $$2}' Makefile
 
-demo: .venv/ready ## Run the whole pipeline on a small data set, without a network, in a clone in demo/
+demo: .venv/ready ## Run what is committed on a small data set that needs no network, in a clone in demo/
 	rm -rf demo
 	git clone --quiet . demo
-	cd demo && dvc exp run --quiet --name demo $(DIGITS)
-	@cd demo && dvc metrics show
+	cd demo && $(VENV)/dvc exp run --quiet --name demo $(DIGITS)
+	@cd demo && $(VENV)/dvc metrics show
 	@printf '%s\n' '' 'The run is in demo/; your workspace is as it was. Look at' \
 	  '  demo/plots/mistakes.png            what the network gets wrong (and the four pictures beside it)' \
 	  '  demo/metrics/per_class.json        its figures for each digit' \
@@ -24,22 +25,23 @@ demo: .venv/ready ## Run the whole pipeline on a small data set, without a netwo
 	  'and then, for MNIST itself: source .venv/bin/activate && dvc repro'
 
 repro: .venv/ready ## Run the stages that are not up to date
-	dvc repro
+	$(VENV)/dvc repro
 
 test: .venv/ready ## Run the tests
-	pytest
+	$(VENV)/pytest
 
 lint: .venv/ready ## Check style and types
-	ruff check
-	ruff format --check
-	mypy
+	$(VENV)/ruff check
+	$(VENV)/ruff format --check
+	$(VENV)/mypy
 
 # uv installs the lock in a fraction of pip's time; pip installs uv itself, by the lock's own hashes.
 .venv/ready: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is Python " + sys.version.split()[0] + "; 3.11 or later is needed: make PYTHON=python3.13, say")'
-	$(PYTHON) -m venv .venv
+	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is Python " + sys.version.split()[0] + "; 3.11 or later is needed: make PYTHON=python3.13, say")'
+	@echo 'Setting up .venv: on Linux it takes 6 GB of the disk, most of it PyTorch for CUDA.'
+	"$(PYTHON)" -m venv .venv
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > .venv/uv.txt
 	.venv/bin/python -m pip install --quiet --require-hashes -r .venv/uv.txt
-	uv pip sync --quiet --python .venv/bin/python requirements.txt
-	uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+	.venv/bin/uv pip sync --python .venv/bin/python requirements.txt
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	touch $@

@@ -30,14 +30,19 @@ def evaluate(
 
         options = load_params(params).evaluate  # Before the slow imports: a mistake should be answered at once.
 
-        from lenet import evaluation
+        from lenet import InputError, evaluation
         from lenet.files import write_csv, write_json
         from lenet.network import load_model, predict
         from lenet.tensors import load_dataset
 
         network = load_model(model)
         test = load_dataset(data)
-        result = evaluation.evaluate(predict(network, test.images, options.batch_size), test.labels)
+        logits = predict(network, test.images, options.batch_size)
+        if not logits.isfinite().all():
+            raise InputError(
+                f"{model}: computes NaN or infinity; train it anew, with a smaller train.learning_rate for example"
+            )
+        result = evaluation.evaluate(logits, test.labels)
         write_json(metrics, result.overall)
         write_json(per_class, result.per_class)
         write_csv(predictions, result.predictions)

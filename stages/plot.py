@@ -27,16 +27,15 @@ def plot(
         from lenet.files import read_csv, write_bytes
         from lenet.idx import read_labelled_images
 
-        history = read_csv(
-            plots / "training.csv",
-            ["epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate"],
+        columns = ["train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate"]
+        history = read_csv(plots / "training.csv", {"epoch": "int64"} | dict.fromkeys(columns, "float64"))
+        predictions = read_csv(
+            plots / "predictions.csv", {"actual": "int64", "predicted": "int64", "probability": "float64"}
         )
-        predictions = read_csv(plots / "predictions.csv", ["actual", "predicted", "probability"])
         training_images, training_labels = read_labelled_images(raw, "train")
         test_images, test_labels = read_labelled_images(raw, "t10k")
-        if not (
-            predictions["predicted"].isin(range(10)).all() and predictions["actual"].tolist() == test_labels.tolist()
-        ):
+        digits, probabilities = predictions["predicted"].between(0, 9), predictions["probability"].between(0, 1)
+        if predictions["actual"].tolist() != test_labels.tolist() or not (digits & probabilities).all():
             raise InputError(
                 f"{plots / 'predictions.csv'}: is not about the test images in {raw}; run `dvc repro evaluate`"
             )

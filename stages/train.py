@@ -55,17 +55,24 @@ def train(
         rows: list[training.Epoch] = []
         started = time.monotonic()
 
-        def bar(batches: "tuple[Tensor, ...]") -> "Iterator[Tensor]":
-            name = f"epoch {len(rows) + 1}/{options.epochs}"
-            return iter(tqdm(batches, name, unit="batch", leave=False, disable=not sys.stderr.isatty()))
+        with tqdm(unit="batch", leave=False, disable=not sys.stderr.isatty()) as bar:
 
-        for row in training.train(network, training_set, validation_set, options, device, progress=bar):
-            rows.append(row)
-            write_csv(history, pandas.DataFrame(rows))
-            line = f"epoch {row.epoch}/{options.epochs}: loss {row.train_loss:.4f}, accuracy {row.train_accuracy:.2%}"
-            if validation_set:
-                line += f"; validation loss {row.validation_loss:.4f}, accuracy {row.validation_accuracy:.2%}"
-            print(f"{line} ({time.monotonic() - started:.1f} s)", flush=True)
+            def progress(batches: "tuple[Tensor, ...]") -> "Iterator[Tensor]":
+                bar.reset(total=len(batches))
+                bar.set_description(f"epoch {len(rows) + 1}/{options.epochs}")
+                for batch in batches:
+                    yield batch
+                    bar.update()
+
+            for row in training.train(network, training_set, validation_set, options, device, progress):
+                rows.append(row)
+                write_csv(history, pandas.DataFrame(rows))
+                line = f"loss {row.train_loss:.4f}, accuracy {row.train_accuracy:.2%}"
+                if validation_set:
+                    line += f"; validation loss {row.validation_loss:.4f}, accuracy {row.validation_accuracy:.2%}"
+                bar.set_postfix_str(line)
+                bar.clear()
+                print(f"epoch {row.epoch}/{options.epochs}: {line} ({time.monotonic() - started:.1f} s)", flush=True)
 
         save_model(model, settings.model, network)
         write_json(metrics, {"parameters": parameters, **rows[-1].figures()})

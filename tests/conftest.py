@@ -29,6 +29,7 @@ class Outcome(NamedTuple):
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Programs that tests start: the environment's own, no network, no configuration of the user's."""
     home = tmp_path_factory.mktemp("home")
+    (home / ".gitconfig").write_text("[user]\n\tname = A tester\n\temail = tester@example.org\n")
     os.environ.update(
         HOME=str(home),
         XDG_CONFIG_HOME=str(home),
@@ -38,7 +39,8 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
         http_proxy="http://127.0.0.1:9",
         https_proxy="http://127.0.0.1:9",
         no_proxy="127.0.0.1",
-        PYTHONDONTWRITEBYTECODE="1",
+        # Two tests run at once on few cores: threads that wait must not spin.
+        OMP_WAIT_POLICY="PASSIVE",
     )
     for name in ("MNIST_MIRROR", "DVC_ROOT", "DVC_STAGE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "MAKEFLAGS"):
         os.environ.pop(name, None)
@@ -68,7 +70,7 @@ def clone(folder: Path) -> Path:
 
 
 def commit(folder: Path, message: str) -> None:
-    sh("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-am", message, cwd=folder)
+    sh("git", "commit", "--quiet", "-am", message, cwd=folder)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requested.append(self.path)
-        _, behaviour, name = self.path.split("/")
+        _, behaviour, name = self.path.replace("%20", " ").split("/")
         content = CONTENT[name]
         match behaviour:
             case "403" | "404" | "503":
@@ -76,6 +76,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     self.wfile.write(content[:10])
             case "silent":
                 self.server.stopping.wait(30)
+            case "drip":
+                self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Slow: ")
+                while not self.server.stopping.wait(0.1):
+                    self.wfile.write(b".")
+            case "redirect drip":
+                self.wfile.write(f"HTTP/1.0 302 Found\r\nLocation: /good/{name}\r\n\r\n".encode())
+                while not self.server.stopping.wait(0.1):
+                    self.wfile.write(b".")
+            case "loop":
+                self.send_response(302)
+                self.send_header("Location", self.path)
+                self.end_headers()
+            case "chunked":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000\r\n" + content[:1000])
 
     def reply(self, content: bytes, headers: dict[str, str] | None = None, length: int | None = None) -> None:
         self.send_response(200)
@@ -127,9 +141,13 @@ BAD = {
     "long": "sent more than the",
     "html": "not gzip: it begins with b'<!DOCTYPE html><'",
     "wrong": "wrong checksum: SHA-256",
-    "stall": "stalled: no data for 1 s",
+    "chunked": "truncated: ",
+    "loop": "Exceeded 30 redirects.",
+    "stall": "stalled: ",
     "trickle": "stalled: ",
-    "silent": "stalled: no data for 1 s",
+    "silent": "stalled: ",
+    "drip": "stalled: ",
+    "redirect%20drip": "stalled: ",
 }
 
 
@@ -144,7 +162,8 @@ def test_next_mirror_after_a_failure(stand_ins: Path, run_stage, server: Server,
     assert outcome.error.count("warning: ") == 1, "the mirror that failed comes last for the other files"
     assert outcome.error.startswith(f"warning: {NAMES[0]}: {server.url(behaviour)}: ")
     assert BAD[behaviour] in outcome.error
-    assert server.requested == [f"/{behaviour}/{NAMES[0]}"] + [f"/good/{name}" for name in NAMES]
+    assert set(server.requested[: -len(NAMES)]) == {f"/{behaviour}/{NAMES[0]}"}
+    assert server.requested[-len(NAMES) :] == [f"/good/{name}" for name in NAMES]
 
 
 @pytest.mark.parametrize("behaviour", ["labelled", "moved"])
@@ -166,8 +185,8 @@ def test_no_mirror_answers(stand_ins: Path, run_stage, server: Server, monkeypat
     assert len(warnings) == 5
     for words in (
         f"no mirror delivered {NAMES[0]}",
-        "nowhere: no such file or directory",
-        f"{refused}: connection refused",
+        "nowhere: No such file or directory",
+        f"{refused}: Connection refused",
         f"{server.url('403')}: 403 Forbidden",
         f"{server.url('html')}: sent something that is not gzip",
         f"{server.url('stall')}: stalled",
@@ -184,10 +203,40 @@ def test_host_that_does_not_exist(stand_ins: Path, run_stage, monkeypatch) -> No
     assert "http://mirror.invalid/: host name not found" in run_stage(stand_ins, "download").error
 
 
-def test_mirror_of_an_unknown_kind(stand_ins: Path, run_stage, monkeypatch) -> None:
-    monkeypatch.setenv("MNIST_MIRROR", "ftp://127.0.0.1/")
+@pytest.mark.parametrize("mirror", ["ftp://127.0.0.1/", "http://[::1/", "s3://mnist"])
+def test_mirror_of_an_unknown_kind(stand_ins: Path, run_stage, monkeypatch, mirror: str) -> None:
+    monkeypatch.setenv("MNIST_MIRROR", mirror)
     outcome = run_stage(stand_ins, "download")
-    assert_refused(outcome, "MNIST_MIRROR", "'ftp://127.0.0.1/'", "a folder or a file:, http: or https: URL")
+    assert_refused(outcome, "MNIST_MIRROR", repr(mirror), "a folder or a file:, http: or https: URL")
+
+
+def test_proxy_that_does_not_answer(stand_ins: Path, run_stage, monkeypatch) -> None:
+    monkeypatch.setenv("MNIST_MIRROR", "http://example.org/mnist")
+    error = run_stage(stand_ins, "download").error
+    assert "http://example.org/mnist: the proxy that the environment names failed: " in error
+
+
+def test_no_password_is_printed(stand_ins: Path, run_stage, server: Server, monkeypatch) -> None:
+    for behaviour in ("404", "good"):
+        monkeypatch.setenv("MNIST_MIRROR", server.url(behaviour).replace("//", "//user:secret@"))
+        outcome = run_stage(stand_ins, "download")
+        assert "secret" not in outcome.output + outcome.error
+        assert server.url(behaviour) in outcome.output + outcome.error
+
+
+@pytest.mark.parametrize("at", ["data/raw", "data/downloads"])
+def test_a_place_that_cannot_be_written(stand_ins: Path, run_stage, server: Server, monkeypatch, at: str) -> None:
+    """Not the mirror's fault, and said under the name that the user knows."""
+    monkeypatch.setenv("MNIST_MIRROR", server.url("good"))
+    (stand_ins / at / NAMES[0]).mkdir(parents=True)
+    words = f"{at}/{NAMES[0]}: Is a directory; a file belongs there: move the folder away"
+    assert_refused(run_stage(stand_ins, "download"), words)
+    shutil.rmtree(stand_ins / "data")
+    (stand_ins / "data").mkdir()
+    (stand_ins / at).write_text("")
+    words = f"{at}: File exists; a folder belongs there: move the file away"
+    assert_refused(run_stage(stand_ins, "download"), words)
+    assert sorted(tree(stand_ins)) in ([at], [f"data/downloads/{NAMES[0]}", at])
 
 
 def test_good_files_are_not_fetched_again(stand_ins: Path, run_stage, server: Server, monkeypatch) -> None:
@@ -299,4 +348,4 @@ def assert_centred(images: NDArray[np.uint8]) -> None:
     """Each image's centre of mass is at pixel (14, 14), within half a pixel."""
     for axis in (1, 2):
         ink = images.sum(axis=axis, dtype=np.float64)
-        assert abs(ink @ np.arange(28) / ink.sum(axis=1) - 14).max() < 0.51
+        assert abs(ink @ np.arange(28) / ink.sum(axis=1) - 14).max() < 0.52

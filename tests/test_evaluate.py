@@ -101,7 +101,15 @@ def spoil(project: Path, case: str) -> str:
             bias = state["output.bias"]
             assert isinstance(bias, torch.Tensor)
             torch.save({"model": options, "state_dict": state | {"output.bias": bias * np.nan}}, path)
-            return "weights that are NaN or infinite"
+            return "computes NaN or infinity"
+        case "complex weights":
+            state["C1.bias"] = torch.zeros(6, dtype=torch.complex64)
+            torch.save({"model": options, "state_dict": state}, path)
+            return "its weights do not fit its model section: 'C1.bias'"
+        case "another normalisation":
+            state["input.mean"] = torch.tensor(0.9)
+            torch.save({"model": options, "state_dict": state}, path)
+            return "its input.mean is 0.9"
         case "a whole object":
             torch.save(torch.nn.Linear(2, 2), path)
             return "is not a .pt file that is safe to load"
@@ -118,7 +126,8 @@ def spoil(project: Path, case: str) -> str:
     "case",
     [
         *["other padding", "a layer is missing", "weights that are no tensors", "unknown activation"],
-        *["bare state_dict", "NaN", "a whole object", "a pickle that runs code", "truncated"],
+        *["bare state_dict", "NaN", "a whole object", "a pickle that runs code", "truncated", "complex weights"],
+        "another normalisation",
     ],
 )
 def test_model_that_does_not_fit(digits_project: Path, run_stage, case: str) -> None:

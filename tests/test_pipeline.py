@@ -32,7 +32,7 @@ def test_an_experiment_and_its_comparison(digits_project: Path) -> None:
         "git", "diff", "--stat", "params.yaml", cwd=digits_project
     )
     metrics = sh("dvc", "metrics", "diff", cwd=digits_project)
-    for word in ("metrics/test.json", "accuracy", "error", "loss", "metrics/train.json", "validation_accuracy"):
+    for word in ("metrics/test.json", "accuracy", "error", "loss", "metrics/train.json", "train_loss"):
         assert word in metrics
     assert "per_class" not in metrics
     assert "f1" in sh("dvc", "metrics", "diff", "--targets", "metrics/per_class.json", cwd=digits_project)
@@ -69,7 +69,7 @@ def test_a_bad_value_stops_the_experiment(digits_project: Path) -> None:
 
 
 def test_a_misspelt_key_is_not_passed_over(digits_project: Path) -> None:
-    """It changes no parameter that a stage reads, and yet a stage looks at it."""
+    """A stage declares whole sections, so that a key that means nothing to it makes it run, and refuse."""
     params = digits_project / "params.yaml"
     params.write_text(params.read_text().replace("\nplot:\n", "\nplot:\n  mistake: 3\n"))
     text = sh("dvc", "repro", cwd=digits_project, status=None)
@@ -101,9 +101,9 @@ def test_the_committed_lock_is_of_what_is_committed(tmp_path: Path) -> None:
             for kind, entries in change.items():
                 for path, how in entries.items():
                     assert path in made, f"{stage}: {kind}: {path}: {how}"
-                    assert how == "deleted", f"{stage}: {kind}: {path}: {how}"
+                    assert how in ("deleted", "not in cache"), f"{stage}: {kind}: {path}: {how}"
     lock = YAML(typ="safe").load(project / "dvc.lock")
-    assert list(lock["stages"]) == sorted(STAGES)
+    assert set(lock["stages"]) == set(STAGES)
     assert lock["stages"]["download"]["params"]["params.yaml"]["data"]["dataset"] == "mnist"
     assert committed("metrics/test.json")["accuracy"] >= 0.992
 
@@ -111,7 +111,8 @@ def test_the_committed_lock_is_of_what_is_committed(tmp_path: Path) -> None:
 @needs_mnist
 def test_the_whole_pipeline_on_mnist(tmp_path: Path) -> None:
     project = clone(tmp_path)
-    text = sh("dvc", "repro", cwd=project, MNIST_MIRROR=str(MNIST))
+    # Forced, or the stages behind train would be skipped where the model comes out the same to the byte.
+    text = sh("dvc", "repro", "--force", cwd=project, MNIST_MIRROR=str(MNIST))
     assert ran(text) == STAGES
     assert "up to date" in sh("dvc", "status", cwd=project)
     test = json.loads((project / "metrics/test.json").read_text())
@@ -131,10 +132,11 @@ def test_make_lists_its_targets() -> None:
 
 @pytest.mark.skipif(not (ROOT / ".venv/ready").exists(), reason="needs the .venv that make sets up")
 def test_make_demo(tmp_path: Path) -> None:
-    """In a clone that reaches no mirror; the set-up is not repeated, CI's own run is its test."""
+    """In a clone that reaches no mirror, by a user unknown to Git; the set-up is not repeated, CI's own is its test."""
     project = clone(tmp_path / "project")
     (project / ".venv").symlink_to(ROOT / ".venv")
-    text = sh("make", "demo", cwd=project)
+    # -o: never older than what it is made of, or make would install this clone into the environment of the tests.
+    text = sh("make", "-o", ".venv/ready", "demo", cwd=project, HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path))
     assert sh("git", "status", "--porcelain", cwd=project) == ""
     assert json.loads((project / "demo/metrics/test.json").read_text())["accuracy"] > 0.95
     pictures = [line.split()[0] for line in text.splitlines() if line.strip().startswith("demo/")]

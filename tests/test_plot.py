@@ -116,16 +116,17 @@ def test_least_and_most_of_the_parameters(digits_project: Path, run_stage, value
 
 BAD_TABLES = {
     "foreign": ("predictions", b"a,b\n1,2\n", "its columns must be actual,predicted,probability"),
-    "binary": ("training", bytes(range(256)), "not valid CSV"),
-    "empty": ("training", b"", "not valid CSV"),
+    "binary": ("training", bytes(range(256)), "not a valid table"),
+    "empty": ("training", b"", "not a valid table"),
     "no row": ("predictions", b"actual,predicted,probability\n", "holds no row"),
     "text": (
         "predictions",
         b"actual,predicted,probability\n7,seven,1\n",
-        "column predicted holds something that is no",
+        "not a valid table of numbers",
     ),
     "too few": ("predictions", b"actual,predicted,probability\n7,7,1\n", "is not about the test images in data/raw"),
-    "ragged": ("predictions", b"actual,predicted,probability\n7,7,1\n7,7,1,1\n", "not valid CSV"),
+    "ragged": ("predictions", b"actual,predicted,probability\n7,7,1\n7,7,1,1\n", "not a valid table"),
+    "one too many": ("predictions", b"actual,predicted,probability\n7,7,1,1\n", "its columns must be"),
 }
 
 
@@ -138,7 +139,10 @@ def test_bad_table(digits_project: Path, run_stage, case: str) -> None:
     assert tree(digits_project) == before
 
 
-def test_predictions_of_other_digits(digits_project: Path, run_stage) -> None:
+@pytest.mark.parametrize("more", [",12,0.9", ",7,1.5", ",7,"])
+def test_predictions_out_of_range(digits_project: Path, run_stage, more: str) -> None:
     path = digits_project / "plots/predictions.csv"
-    path.write_text(path.read_text().replace(",7,", ",12,"))
+    text = path.read_text()
+    line = text.splitlines()[1]
+    path.write_text(text.replace(line, line.rsplit(",", 2)[0] + more, 1))
     assert_refused(run_stage(digits_project, "plot"), "plots/predictions.csv", "is not about the test images")

@@ -1,7 +1,7 @@
 """Run one stage and report what it used: `python trace_stage.py REPORT SCRIPT [OPTION ...]`, in a project.
 
-The report is JSON: the project's own modules that were imported, its files that were opened, and the parameters
-whose values were looked at.
+The report is JSON: the project's own modules that were imported, its files that were opened or put in place, and the
+parameters whose values were looked at (`model.*` where a section was turned into a dictionary as a whole).
 """
 
 import json
@@ -16,15 +16,19 @@ from pydantic import BaseModel
 project = Path.cwd()
 report, script, *options = sys.argv[1:]
 opened: set[str] = set()
+written: set[str] = set()
 parameters: set[str] = set()
 sections: dict[int, tuple[str, BaseModel]] = {}
 
 
 def note_open(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
-        path = Path(os.path.abspath(os.fsdecode(arguments[0])))
-        if path.is_relative_to(project):
-            opened.add(str(path.relative_to(project)))
+    if event in ("open", "os.rename"):
+        name, into = arguments[0], written if event == "os.rename" or arguments[1] in ("w", "wb") else opened
+        name = arguments[1] if event == "os.rename" else name
+        if isinstance(name, str | bytes | os.PathLike):
+            path = Path(os.path.abspath(os.fsdecode(name)))
+            if path.is_relative_to(project):
+                into.add(str(path.relative_to(project)))
 
 
 def note_read(self: BaseModel, name: str) -> Any:
@@ -33,10 +37,14 @@ def note_read(self: BaseModel, name: str) -> Any:
     # A section is of params.yaml if it is taken from the whole; that of a saved model, say, stands alone.
     if type(self).__name__ == "Params" and name in fields:
         sections[id(value)] = name, value
+    elif type(self).__name__ == "Params" and name == "__dict__":
+        parameters.add("everything, as a dictionary")
     elif id(self) in sections:
-        # The whole dictionary is what model_dump() reads.
-        read = fields if name == "__dict__" else [name] if name in fields else []
-        parameters.update(f"{sections[id(self)][0]}.{field}" for field in read)
+        section = sections[id(self)][0]
+        if name == "__dict__":  # This is what model_dump() reads.
+            parameters.add(f"{section}.*")
+        elif name in fields:
+            parameters.add(f"{section}.{name}")
     return value
 
 
@@ -49,5 +57,5 @@ try:
 finally:
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     modules = [str(Path(file).relative_to(project)) for file in files if file and Path(file).is_relative_to(project)]
-    found = {"modules": sorted({script, *modules}), "opened": sorted(opened), "parameters": sorted(parameters)}
-    Path(report).write_text(json.dumps(found))
+    found = {"modules": {script, *modules}, "opened": opened, "written": written, "parameters": parameters}
+    Path(report).write_text(json.dumps({kind: sorted(items) for kind, items in found.items()}))

@@ -1,5 +1,6 @@
 """What every stage's command line has in common: its shared options, one-line errors and exit statuses."""
 
+import errno
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,16 @@ from lenet import InputError
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters, every knob of the pipeline.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, not just its one line.")]
+
+
+_ADVICE = {
+    errno.ENOSPC: "make room on the disk and run this again",
+    errno.EACCES: "change its permissions and run this again",
+    errno.EROFS: "run this where it may write",
+    errno.EISDIR: "a file belongs there: move the folder away",
+    errno.ENOTDIR: "a folder belongs there: move the file away",
+    errno.EEXIST: "a folder belongs there: move the file away",
+}
 
 
 @contextmanager
@@ -34,9 +45,10 @@ def _message(error: BaseException) -> str:
         case KeyboardInterrupt():
             return "interrupted; `dvc repro` runs this stage again"
         case FileNotFoundError(filename=str() | Path() as name):
-            return f"{name}: no such file; run this from the project's root, where `dvc repro` makes what a stage reads"
-        case OSError(filename=str() | Path() as name, strerror=str(reason)):
-            return f"{name}: {reason}"
+            return f"{name}: no such file; `dvc repro`, in the project's root, makes what a stage reads"
+        case OSError(strerror=str(reason)):
+            where = "standard output" if error.filename is None else error.filename
+            return f"{where}: {reason}; {_ADVICE.get(error.errno or 0, 'mend that and run this again')}"
         case _:
             return f"unexpected {type(error).__name__}: {error}; run it again with --debug for the traceback"
 

@@ -139,9 +139,9 @@ def mistakes(images: NDArray[np.uint8], predictions: pandas.DataFrame, most: int
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
-    for axes, (position, row) in zip(grid, shown.iterrows(), strict=False):
-        axes.imshow(images[int(str(position))], cmap="gray_r", vmin=0, vmax=255)
-        axes.set_title(f"{row['actual']:.0f} taken for {row['predicted']:.0f}\n{row['probability']:.1%}", size=9)
+    for axes, position, (actual, predicted, probability) in zip(grid, shown.index, shown.to_numpy(), strict=False):
+        axes.imshow(images[position], cmap="gray_r", vmin=0, vmax=255)
+        axes.set_title(f"{actual:.0f} taken for {predicted:.0f}\n{probability:.1%}", size=9)
     how_many = "all" if len(shown) == len(wrong) else f"the {len(shown)} most confident of"
     figure.suptitle(
         f"{title}\n{how_many} {len(wrong)} mistakes: actual digit, predicted digit, the prediction's probability"

@@ -26,6 +26,9 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         with aside.open("wb") as file:
             yield file
         aside.replace(path)
+    except OSError as error:
+        # Under the name that the user knows.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         aside.unlink(missing_ok=True)
 
@@ -47,25 +50,23 @@ def write_csv(path: Path, table: "pandas.DataFrame") -> None:
         table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
 
 
-def read_csv(path: Path, columns: list[str]) -> "pandas.DataFrame":
-    """Read a table of numbers with exactly these columns; an empty field is NaN.
+def read_csv(path: Path, columns: dict[str, str]) -> "pandas.DataFrame":
+    """Read a table of numbers with exactly these columns, name -> dtype; an empty field of a float column is NaN.
 
     Raises
     ------
     InputError
-        The file is not CSV, has other columns, no row, or text where a number belongs.
+        The file is not CSV, has other columns, no row, or something else where a number of that kind belongs.
     """
     import pandas
 
     try:
-        table = pandas.read_csv(path)
+        table = pandas.read_csv(path, dtype=columns)
     except ValueError as error:  # pandas' own parser errors and bad UTF-8 are both ValueErrors.
-        raise InputError(f"{path}: not valid CSV: {error}; `dvc repro` writes it anew") from None
-    if list(table.columns) != columns:
+        raise InputError(f"{path}: not a valid table of numbers: {error}; `dvc repro` writes it anew") from None
+    # Without names for all of its fields, pandas takes a row's first ones for an index.
+    if list(table.columns) != list(columns) or not isinstance(table.index, pandas.RangeIndex):
         raise InputError(f"{path}: its columns must be {','.join(columns)}; `dvc repro` writes it anew")
     if table.empty:
         raise InputError(f"{path}: holds no row; `dvc repro` writes it anew")
-    for column, kind in table.dtypes.items():
-        if kind.kind not in "if":
-            raise InputError(f"{path}: column {column} holds something that is no number; `dvc repro` writes it anew")
     return table

@@ -1,7 +1,10 @@
 """The four files of MNIST: where they can be had, and how it is made sure that they are the published ones."""
 
 import hashlib
+import http.client
+import queue
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +22,8 @@ from lenet.files import written_whole
 
 CONNECT_SECONDS = 5
 STALL_SECONDS = 10
-STALL_BYTES = 10 * 1024
-"""A server that sends less than this in STALL_SECONDS is given up."""
+STALL_BYTES = 100 * 1024
+"""A server that sends less than this in STALL_SECONDS, and is not done, is given up."""
 
 
 class Resource(NamedTuple):
@@ -67,7 +70,11 @@ def mirrors(first: str) -> list[str]:
     InputError
         `first` is a URL of another kind.
     """
-    if "://" in first and urlsplit(first).scheme not in ("file", "http", "https"):
+    try:
+        known = "://" not in first or urlsplit(first).scheme in ("file", "http", "https")
+    except ValueError:
+        known = False
+    if not known:
         raise InputError(f"MNIST_MIRROR is {first!r}; it must be a folder or a file:, http: or https: URL")
     return [first, *MIRRORS] if first else [*MIRRORS]
 
@@ -80,7 +87,7 @@ def fetch(resource: Resource, order: list[str], path: Path) -> None:
     Parameters
     ----------
     order : list of str
-        The mirrors; one that fails is moved to the end, so that the next file does not wait for it first.
+        The mirrors; a public one that fails is moved to the end, so that the next file does not wait for it first.
 
     Raises
     ------
@@ -93,12 +100,13 @@ def fetch(resource: Resource, order: list[str], path: Path) -> None:
             started = time.monotonic()
             _fetch_from(mirror, resource, path)
         except _MirrorError as cause:
-            causes.append(f"{mirror}: {cause}")
-            order.append(order.pop(order.index(mirror)))
-            print(f"warning: {resource.name}: {mirror}: {cause}", file=sys.stderr)
+            causes.append(f"{_shown(mirror)}: {cause}")
+            if mirror in MIRRORS:
+                order.append(order.pop(order.index(mirror)))
+            print(f"warning: {resource.name}: {causes[-1]}", file=sys.stderr)
         else:
             rate = resource.size / (time.monotonic() - started)
-            print(f"{resource.name}: {resource.size / 1e6:.2f} MB from {mirror} ({rate / 1e6:.1f} MB/s)")
+            print(f"{resource.name}: {resource.size / 1e6:.2f} MB from {_shown(mirror)} ({rate / 1e6:.1f} MB/s)")
             return
     raise InputError(
         f"no mirror delivered {resource.name}: {'; '.join(causes)}. Set MNIST_MIRROR to a folder or URL that has "
@@ -128,24 +136,45 @@ def _fetch_from(mirror: str, resource: Resource, path: Path) -> None:
 
 
 def _chunks(mirror: str, name: str) -> Iterator[bytes]:
-    """The bytes of one file of a mirror as they arrive; whatever goes wrong with the mirror is a `_MirrorError`."""
-    try:
-        with _open(mirror, name) as source:
-            received, mark, since = 0, 0, time.monotonic()
-            while chunk := source.read1(2**16):
-                received += len(chunk)
-                yield chunk
-                if received - mark >= STALL_BYTES:
-                    mark, since = received, time.monotonic()
-                elif time.monotonic() - since > STALL_SECONDS:
-                    raise _MirrorError(f"stalled: {received - mark} bytes in {STALL_SECONDS} s")
-    except (OSError, urllib3.exceptions.HTTPError) as error:
-        raise _MirrorError(_cause(error)) from error
+    """The bytes of one file of a mirror as they arrive; whatever goes wrong with the mirror is a `_MirrorError`.
+
+    They are read in a thread, because a server that sends a byte now and then, be it in its headers, keeps every
+    time-out of the HTTP libraries from running out. One that stalls is left to its thread, which ends with the program.
+    """
+    arrived: queue.Queue[bytes | _MirrorError] = queue.Queue(maxsize=64)
+
+    def read() -> None:
+        try:
+            with _open(mirror, name) as source:
+                while chunk := source.read1(2**16):
+                    arrived.put(chunk)
+            arrived.put(b"")
+        except _MirrorError as error:
+            arrived.put(error)
+        except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
+            arrived.put(_MirrorError(_cause(error)))
+
+    threading.Thread(target=read, daemon=True).start()
+    received, mark, deadline = 0, 0, time.monotonic() + STALL_SECONDS
+    while True:
+        try:
+            item = arrived.get(timeout=max(0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise _MirrorError(f"stalled: {received - mark} bytes in {STALL_SECONDS} s") from None
+        if isinstance(item, _MirrorError):
+            raise item
+        if not item:
+            return
+        received += len(item)
+        yield item
+        if received - mark >= STALL_BYTES:
+            mark, deadline = received, time.monotonic() + STALL_SECONDS
 
 
 @contextmanager
 def _open(mirror: str, name: str) -> Iterator[_Source]:
-    if mirror.startswith(("http:", "https:")):
+    scheme = urlsplit(mirror).scheme
+    if scheme in ("http", "https"):
         with requests.get(
             f"{mirror.rstrip('/')}/{name}",
             stream=True,
@@ -157,9 +186,16 @@ def _open(mirror: str, name: str) -> Iterator[_Source]:
             # The raw stream: a server that labels .gz files as Content-Encoding: gzip would have them unpacked.
             yield response.raw
     else:
-        folder = Path(url2pathname(urlsplit(mirror).path) if mirror.startswith("file:") else mirror)
+        folder = Path(url2pathname(urlsplit(mirror).path)) if scheme == "file" else Path(mirror).expanduser()
         with (folder / name).open("rb") as file:
             yield file
+
+
+def _shown(mirror: str) -> str:
+    """A mirror as it may be printed: in one line, without a password."""
+    parts = urlsplit(mirror)
+    host = parts.netloc.rpartition("@")[2]
+    return " ".join((parts._replace(netloc=host).geturl() if parts.netloc else mirror).split())
 
 
 def _cause(error: BaseException) -> str:
@@ -169,14 +205,15 @@ def _cause(error: BaseException) -> str:
         layers.append(inner)
     for layer in layers:
         match layer:
+            case requests.exceptions.ProxyError():
+                return f"the proxy that the environment names failed: {layers[-1]}"
             case urllib3.exceptions.NameResolutionError():
                 return "host name not found"
             case requests.ConnectTimeout():
                 return f"no connection within {CONNECT_SECONDS} s"
             case requests.ReadTimeout() | urllib3.exceptions.ReadTimeoutError():
                 return f"stalled: no data for {STALL_SECONDS} s"
-            case urllib3.exceptions.IncompleteRead():
+            case urllib3.exceptions.IncompleteRead() | http.client.IncompleteRead():
                 return "truncated: the connection was closed early"
     innermost = layers[-1]
-    reason = innermost.strerror if isinstance(innermost, OSError) and innermost.strerror else str(innermost)
-    return reason[:1].lower() + reason[1:]
+    return innermost.strerror if isinstance(innermost, OSError) and innermost.strerror else str(innermost)

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from lenet.files import written_whole
 from lenet.idx import SIDE
 from lenet.params import Model, check
-from lenet.tensors import load_pt, refused
+from lenet.tensors import is_plain, load_pt, refused, write_pt
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
@@ -83,8 +82,7 @@ def predict(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
 def save_model(path: Path, options: Model, network: nn.Module) -> None:
     """Write the model section and the network's `state_dict`, on the CPU, as a dictionary of the two."""
     state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-    with written_whole(path) as file:
-        torch.save({"model": options.model_dump(), "state_dict": state}, file)
+    write_pt(path, {"model": options.model_dump(), "state_dict": state})
 
 
 def load_model(path: Path) -> nn.Sequential:
@@ -100,10 +98,12 @@ def load_model(path: Path) -> nn.Sequential:
             network = lenet(check(Model, options, f"{path}, its model section"))
         case _:
             raise refused(path, "does not hold a model section and a state_dict")
-    try:
-        network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise refused(path, f"its weights do not fit its model section: {error}") from None
-    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
-        raise refused(path, "has weights that are NaN or infinite")
+    expected = network.state_dict()
+    for name in expected | state:
+        have, want = state.get(name), expected.get(name)
+        if have is None or want is None or not is_plain(have) or (have.shape, have.dtype) != (want.shape, want.dtype):
+            raise refused(path, f"its weights do not fit its model section: {name!r}")
+        if name.startswith("input.") and not have.equal(want):
+            raise refused(path, f"its {name} is {have.item():.4g}, but its model section says {want.item():.4g}")
+    network.load_state_dict(state)
     return network

@@ -2,6 +2,7 @@
 
 import difflib
 import reprlib
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -39,7 +40,7 @@ class Preprocess(_Section):
 class Model(_Section):
     padding: Annotated[int, Field(ge=0, le=2, multiple_of=2)]
     mean: Annotated[float, Field(ge=0, le=1)]
-    std: Annotated[float, Field(gt=0, le=1)]
+    std: Annotated[float, Field(ge=0.001, le=1)]
     activation: Literal["relu", "tanh", "sigmoid"]
     pooling: Literal["max", "average"]
 
@@ -88,9 +89,11 @@ def load_params(path: Path) -> Params:
         The file is not YAML, or a key is unknown, missing, of the wrong type or out of range.
     """
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    # ruamel.yaml lets a bad date or number through as a ValueError, and gives up on deep nesting by recursion.
-    except (YAMLError, ValueError, RecursionError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What ruamel.yaml finds old-fashioned is in the checks below.
+            values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    # ruamel.yaml lets bad dates, numbers and truth values through as these, and gives up on deep nesting by recursion.
+    except (YAMLError, ValueError, KeyError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
@@ -122,8 +125,12 @@ def _describe(schema: type[BaseModel], problem: ErrorDetails) -> str:
         return f"{full_key} is not a parameter; {advice}"
     if problem["type"] == "missing":
         return f"{full_key} is missing; it must be {_allowed(schema, str(key))}"
-    # reprlib, because a small YAML file can hold a value whose full text would not fit in memory.
-    return f"{full_key} is {reprlib.repr(problem['input'])}; it must be {_allowed(schema, str(key))}"
+    try:
+        # reprlib, because a small YAML file can hold a value whose full text would not fit in memory.
+        value = reprlib.repr(problem["input"])
+    except ValueError:  # Python does not print integers of more than 4,300 digits.
+        value = "a huge number"
+    return f"{full_key} is {value}; it must be {_allowed(schema, str(key))}"
 
 
 def _allowed(schema: type[BaseModel], key: str) -> str:

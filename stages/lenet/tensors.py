@@ -1,5 +1,6 @@
 """The .pt files of the data set; what is read is checked before it is used."""
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lenet import InputError
-from lenet.files import written_whole
+from lenet.files import write_bytes
 from lenet.idx import SIDE
 
 
@@ -38,8 +39,7 @@ def hold_out(dataset: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
 
 def save_dataset(path: Path, dataset: Dataset) -> None:
     """Write `(images, labels)`, the layout of torchvision's own processed files."""
-    with written_whole(path) as file:
-        torch.save(tuple(dataset), file)
+    write_pt(path, tuple(dataset))
 
 
 def load_dataset(path: Path) -> Dataset:
@@ -55,16 +55,31 @@ def load_dataset(path: Path) -> Dataset:
             pass
         case _:
             raise refused(path, "does not hold a pair (images, labels)")
+    if not (is_plain(images) and is_plain(labels)):
+        raise refused(path, "holds tensors that are not plain arrays of numbers")
     if images.dtype != torch.uint8 or images.shape[1:] != (SIDE, SIDE) or images.ndim != 3:
         raise refused(path, f"holds images {images.dtype} {list(images.shape)}, not uint8 [N, {SIDE}, {SIDE}]")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or not len(labels):
         raise refused(path, f"holds labels {labels.dtype} {list(labels.shape)}, not int64 [N] for N > 0 images")
-    # A small file may describe a huge tensor that repeats its few bytes; only plain ones are what we wrote.
-    if not (images.is_contiguous() and labels.is_contiguous()):
-        raise refused(path, "holds tensors that are views of something else")
     if labels.min() < 0 or labels.max() > 9:
         raise refused(path, f"holds labels from {labels.min()} to {labels.max()}, not digits from 0 to 9")
     return Dataset(images, labels)
+
+
+def write_pt(path: Path, content: object) -> None:
+    """Write a .pt file whole or not at all."""
+    # Through memory, because torch reports a disk that is full as something else.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def is_plain(tensor: object) -> bool:
+    """Whether this is an ordinary tensor in memory: none that is sparse, nested, without data or of a subclass."""
+    if type(tensor) is not Tensor or tensor.is_nested or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return False
+    # A small file may describe a huge tensor that repeats its few bytes.
+    return tensor.is_contiguous()
 
 
 def load_pt(path: Path) -> Any:

@@ -78,15 +78,15 @@ def make_schedule(optimizer: optim.Optimizer, options: Train, steps: int) -> LRS
 
     `one_cycle`: up to train.learning_rate over the first 30%, then down to almost 0 (Smith, Topin, "Super-convergence",
     2017, with PyTorch's cosine shape). `step`: a tenth after half of the steps and a hundredth after three quarters (He
-    et al., "Deep residual learning", 2016, section 4.2). `constant`: None.
+    et al., "Deep residual learning", 2016, section 4.2). `constant`: None, and so is a cycle of a single step.
     """
     match options.schedule:
-        case "one_cycle":
+        case "one_cycle" if steps > 1:
             # PyTorch would cycle the momentum as well, and so overrule train.momentum.
             return OneCycleLR(optimizer, options.learning_rate, total_steps=steps, cycle_momentum=False)
         case "step":
-            return MultiStepLR(optimizer, [steps // 2, steps * 3 // 4])
-        case "constant":
+            return MultiStepLR(optimizer, [max(1, steps // 2), max(2, steps * 3 // 4)])
+        case _:
             return None
 
 
@@ -111,7 +111,7 @@ def train(
     Raises
     ------
     InputError
-        The loss became NaN or infinite.
+        The loss or a weight became NaN or infinite.
     """
     network.to(device)
     images, labels = training.images.to(device), training.labels.to(device)
@@ -137,14 +137,15 @@ def train(
             correct += (logits.argmax(dim=1) == targets).sum()
 
         train_loss = total_loss.item() / len(labels)
-        if not math.isfinite(train_loss):
-            raise InputError(
-                f"training: the loss is {train_loss} in epoch {epoch} at learning rate {learning_rate:.3g}; "
-                "no model is written; try a smaller train.learning_rate"
-            )
         validation_loss, validation_accuracy = (
             loss_and_accuracy(network, validation, device, options.batch_size) if validation else (math.nan, math.nan)
         )
+        weights_are_finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
+        if not (math.isfinite(train_loss + (validation_loss if validation else 0)) and weights_are_finite):
+            raise InputError(
+                f"training diverged in epoch {epoch}: loss {train_loss:.3g}, learning rate {learning_rate:.3g}; "
+                "no model is written; try a smaller train.learning_rate"
+            )
         yield Epoch(
             epoch, train_loss, correct.item() / len(labels), validation_loss, validation_accuracy, learning_rate
         )
