@@ -17,12 +17,12 @@ demo: .venv/ready ## Run what is committed on a small data set that needs no net
 	rm -rf demo
 	git clone --quiet . demo
 	cd demo && $(VENV)/dvc exp run --quiet --name demo $(DIGITS)
-	@cd demo && $(VENV)/dvc metrics show
 	@printf '%s\n' '' 'The run is in demo/; your workspace is as it was. Look at' \
 	  '  demo/plots/mistakes.png            what the network gets wrong (and the four pictures beside it)' \
 	  '  demo/metrics/per_class.json        its figures for each digit' \
+	  'Then: source .venv/bin/activate' \
 	  '  cd demo && dvc exp show            the run beside the full MNIST that is committed' \
-	  'and then, for MNIST itself: source .venv/bin/activate && dvc repro'
+	  '  dvc repro                          the full MNIST, here'
 
 repro: .venv/ready ## Run the stages that are not up to date
 	$(VENV)/dvc repro
@@ -38,10 +38,10 @@ lint: .venv/ready ## Check style and types
 # uv installs the lock in a fraction of pip's time; pip installs uv itself, by the lock's own hashes.
 .venv/ready: requirements.txt pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is Python " + sys.version.split()[0] + "; 3.11 or later is needed: make PYTHON=python3.13, say")'
-	@echo 'Setting up .venv: on Linux it takes 6 GB of the disk, most of it PyTorch for CUDA.'
+	@echo 'Setting up .venv: about a minute; on Linux 6 GB, most of it PyTorch for CUDA.'
 	"$(PYTHON)" -m venv .venv
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > .venv/uv.txt
 	.venv/bin/python -m pip install --quiet --require-hashes -r .venv/uv.txt
-	.venv/bin/uv pip sync --python .venv/bin/python requirements.txt
+	.venv/bin/uv pip sync --quiet --python .venv/bin/python requirements.txt
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
