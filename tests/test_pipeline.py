@@ -37,8 +37,8 @@ def test_an_experiment_and_its_comparison(digits_project: Path) -> None:
     assert "per_class" not in metrics
     assert "f1" in sh("dvc", "metrics", "diff", "--targets", "metrics/per_class.json", cwd=digits_project)
 
-    sh("dvc", "plots", "diff", "--out", "page", cwd=digits_project)
-    page = (digits_project / "page/index.html").read_text()
+    sh("dvc", "plots", "diff", cwd=digits_project)
+    page = (digits_project / "dvc_plots/index.html").read_text()
     for title in ("Loss", "Accuracy", "Confusion matrix", "mistakes.png", "samples.png"):
         assert title in page
 
@@ -47,7 +47,7 @@ def test_an_experiment_and_its_comparison(digits_project: Path) -> None:
     columns, *rows = (line.split(",") for line in table.splitlines())
     [row] = [dict(zip(columns, row, strict=True)) for row in rows if "tanh" in row[0:1] or "tanh" in row[1:2]]
     assert row["model.activation"] == "tanh"
-    assert float(row["metrics/test.json:accuracy"] if "metrics/test.json:accuracy" in row else row["accuracy"]) > 0.5
+    assert float(row["accuracy"]) > 0.5
 
     # What was computed once comes from the cache.
     text = sh("dvc", "exp", "run", "-S", "model.activation=relu", cwd=digits_project)
