@@ -45,7 +45,7 @@ def download(
                 if not is_published(kept / resource.name, resource):
                     fetch(resource, order, kept / resource.name)
                 write_bytes(output / resource.name, (kept / resource.name).read_bytes())
-        print(f"{output}: the four files of {dataset}, checked")
+        print(f"{output}: the four files of {dataset}")
 
 
 if __name__ == "__main__":

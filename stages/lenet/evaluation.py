@@ -32,7 +32,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
     """Compare logits, float32 [N, 10], with labels, int64 [N]. Figures are rounded to six decimals."""
-    # In double precision, so that the sum's rounding does not depend on how it is split over threads.
+    # In double precision, so that however the sum is split over threads, six decimals do not show it.
     logits = logits.double()
     probabilities, predicted = logits.softmax(dim=1).max(dim=1)
     correct = int((predicted == labels).sum())
