@@ -49,4 +49,4 @@ def download(
 
 
 if __name__ == "__main__":
-    run(download)
+    run("python stages/download.py", download)

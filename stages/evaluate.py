@@ -50,4 +50,4 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    run(evaluate)
+    run("python stages/evaluate.py", evaluate)

@@ -42,7 +42,7 @@ def plot(
 
         dataset = {"mnist": "MNIST", "digits": "scikit-learn's digits"}[settings.data.dataset]
         accuracy = (predictions["actual"] == predictions["predicted"]).mean()
-        title = f"LeNet-5 on {dataset}: {accuracy:.2%} of {len(predictions):,} test images right"
+        title = f"{dataset}: {accuracy:.2%} of {len(predictions):,} test images right"
         pictures = {
             "samples": figures.samples(training_images, training_labels, options.samples, dataset),
             "training_curves": figures.training_curves(history, dataset),
@@ -56,4 +56,4 @@ def plot(
 
 
 if __name__ == "__main__":
-    run(plot)
+    run("python stages/plot.py", plot)

@@ -48,4 +48,4 @@ def preprocess(
 
 
 if __name__ == "__main__":
-    run(preprocess)
+    run("python stages/preprocess.py", preprocess)

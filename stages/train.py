@@ -1,4 +1,4 @@
-"""Stage 3, train: LeNet-5 from the training set, watched on the validation set."""
+"""Stage 3, train: the network from the training set, watched on the validation set."""
 
 import sys
 import time
@@ -39,7 +39,7 @@ def train(
 
         from lenet import training
         from lenet.files import write_csv, write_json
-        from lenet.network import lenet, save_model
+        from lenet.network import build, save_model
         from lenet.tensors import load_dataset
 
         device = training.find_device(options.device)
@@ -48,9 +48,10 @@ def train(
         validation_set = load_dataset(data / "validation.pt") if (data / "validation.pt").exists() else None
 
         torch.manual_seed(training.generator(options.seed, epoch=0).initial_seed())
-        network = lenet(settings.model)
+        network = build(settings.model)
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        print(f"LeNet-5 with {parameters} parameters, {len(training_set.labels)} images, on {device}", flush=True)
+        images = len(training_set.labels)
+        print(f"{settings.model.architecture}: {parameters} parameters, {images} images, on {device}", flush=True)
 
         rows: list[training.Epoch] = []
         started = time.monotonic()
@@ -79,4 +80,4 @@ def train(
 
 
 if __name__ == "__main__":
-    run(train)
+    run("python stages/train.py", train)

@@ -32,8 +32,15 @@ BAD = {
     "train.device=tpu": "auto or cpu or cuda or mps",
     "model.padding=1": "a multiple of 2, at least 0 and at most 2",
     "model.std=0": "a number, at least 0.001",
-    "model.activation=[relu]": "relu or tanh or sigmoid",
-    "model.pooling=min": "max or average",
+    "model.architecture=lenet5": "lenet or mlp",
+    "model.activation=[relu]": "relu or tanh or scaled_tanh or sigmoid",
+    "model.pooling=min": "max or average or trainable",
+    "model.c3=table": "dense or sparse",
+    "model.head=softmax": "linear or rbf",
+    "model.dropout=1": "a number, at least 0 and less than 1",
+    "model.batch_norm=1": "true or false",
+    "train.loss=mse": "cross_entropy or nll or rbf",
+    "train.augment=5": "a number, at least 0 and at most 4",
     "data.dataset=cifar10": "mnist or digits",
     "preprocess.validation_size=-1": "an integer, at least 0",
     "evaluate.batch_size=.inf": "an integer, at least 1",
@@ -53,6 +60,31 @@ def test_bad_value(digits_run: Path, tmp_path: Path, run_stage, stage: str, over
     shown = "a huge number" if len(shown) > 4300 else shown
     assert_refused(outcome, f"{tmp_path / 'params.yaml'}: {name} is ", shown, f"; it must be {BAD[override]}")
     assert re.search(rf"{name} is \W{{0,2}}{re.escape(shown)}\W", outcome.error)
+    assert tree(digits_run) == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.loss=rbf"], "train.loss is rbf, which does not fit model.head linear; use cross_entropy or nll"),
+        (
+            ["model.head=rbf", "model.activation=tanh"],
+            "train.loss is cross_entropy, which does not fit model.head rbf; use rbf",
+        ),
+        (["model.head=rbf", "train.loss=rbf"], "activation relu does not reach; use tanh or scaled_tanh"),
+        (["model.architecture=mlp", "model.c3=sparse"], "model.c3 is sparse, which architecture mlp does not have"),
+        (["model.architecture=mlp", "model.pooling=trainable"], "model.pooling is trainable, which architecture mlp"),
+        (["model.architecture=mlp", "model.head=rbf"], "model.head is rbf, which architecture mlp does not have"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["download", "train"])
+def test_combinations_without_a_meaning(
+    digits_run: Path, tmp_path: Path, run_stage, stage: str, overrides: list[str], words: str
+) -> None:
+    (tmp_path / "params.yaml").write_text((digits_run / "params.yaml").read_text())
+    set_params(tmp_path, *overrides)
+    before = tree(digits_run)
+    assert_refused(run_stage(digits_run, stage, "--params", str(tmp_path / "params.yaml")), words)
     assert tree(digits_run) == before
 
 
@@ -131,5 +163,7 @@ def test_every_parameter_has_a_comment() -> None:
             bounds = [allowed.get(k) for k in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")]
             if section == "preprocess" and key == "validation_size":
                 bounds = [0]  # Its upper bound is the data's.
+            if allowed["type"] == "boolean":
+                bounds = ["true", "false"]
             for value in allowed.get("enum") or [bound for bound in bounds if bound is not None]:
                 assert re.search(rf"\b{value}\b", comment), f"{section}.{key}: the comment does not mention {value}"

@@ -33,6 +33,9 @@ def note_open(event: str, arguments: tuple[Any, ...]) -> None:
 
 def note_read(self: BaseModel, name: str) -> Any:
     value = object.__getattribute__(self, name)
+    # That a combination of values is checked is no use of them.
+    if sys._getframe(1).f_code.co_filename.endswith("lenet/params.py"):
+        return value
     fields = type(self).__pydantic_fields__
     # A section is of params.yaml if it is taken from the whole; that of a saved model, say, stands alone.
     if type(self).__name__ == "Params" and name in fields:

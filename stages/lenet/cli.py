@@ -1,4 +1,4 @@
-"""What every stage's command line has in common: its shared options, one-line errors and exit statuses."""
+"""What every command line has in common: shared options, one-line errors and exit statuses."""
 
 import errno
 import sys
@@ -43,7 +43,7 @@ def _message(error: BaseException) -> str:
         case InputError():
             return str(error)
         case KeyboardInterrupt():
-            return "interrupted; `dvc repro` runs this stage again"
+            return "interrupted; run the same command again"
         case FileNotFoundError(filename=str() | Path() as name):
             return f"{name}: no such file; `dvc repro`, in the project's root, makes what a stage reads"
         case OSError(strerror=str(reason)):
@@ -53,13 +53,16 @@ def _message(error: BaseException) -> str:
             return f"unexpected {type(error).__name__}: {error}; run it again with --debug for the traceback"
 
 
-def run(stage: Callable[..., Any]) -> None:
-    """Run a stage's function as a Typer program: a bad command line is one line too, with exit status 2."""
+def run(name: str, *commands: Callable[..., Any]) -> None:
+    """Run a function as a Typer program, several as subcommands; a bad command line is one line, and status 2."""
     # Typer's rich boxes are off: an error has to fit one line, and --help is read in logs and pagers as well.
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command()(stage)
+    for command in commands:
+        app.command()(command)
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(prog_name=name, standalone_mode=False))
     except TyperException as error:
-        print(f"error: {error.format_message()} Try: python {sys.argv[0]} --help", file=sys.stderr)
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context else name
+        print(f"error: {error.format_message()} Try: {where} --help", file=sys.stderr)
         sys.exit(error.exit_code)

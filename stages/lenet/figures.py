@@ -34,11 +34,11 @@ def training_curves(history: pandas.DataFrame, dataset: str) -> Figure:
     epochs = history["epoch"].iloc[-1]
     figure = Figure(figsize=(9, 4), layout="constrained")
     figure.suptitle(
-        f"LeNet-5 on {dataset}: {accuracy:.2%} {'validation' if validated else 'training'} accuracy after "
+        f"{dataset}: {accuracy:.2%} {'validation' if validated else 'training'} accuracy after "
         f"{epochs} epoch{'s' if epochs > 1 else ''}"
     )
     for axes, quantity, label in zip(
-        figure.subplots(1, 2), ("loss", "accuracy"), ("Loss (cross-entropy, nats)", "Accuracy (%)"), strict=True
+        figure.subplots(1, 2), ("loss", "accuracy"), ("Loss (mean over the images)", "Accuracy (%)"), strict=True
     ):
         axes.plot(
             "epoch", f"train_{quantity}", data=history, color=BLUE, marker="o", label="training, mean over the epoch"

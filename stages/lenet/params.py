@@ -4,9 +4,9 @@ import difflib
 import reprlib
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -38,14 +38,34 @@ class Preprocess(_Section):
 
 
 class Model(_Section):
+    architecture: Literal["lenet", "mlp"]
     padding: Annotated[int, Field(ge=0, le=2, multiple_of=2)]
     mean: Annotated[float, Field(ge=0, le=1)]
     std: Annotated[float, Field(ge=0.001, le=1)]
-    activation: Literal["relu", "tanh", "sigmoid"]
-    pooling: Literal["max", "average"]
+    activation: Literal["relu", "tanh", "scaled_tanh", "sigmoid"]
+    pooling: Literal["max", "average", "trainable"]
+    c3: Literal["dense", "sparse"]
+    head: Literal["linear", "rbf"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    batch_norm: bool
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """Refuse layers that the multilayer perceptron does not have, and norms that the RBF codes cannot follow."""
+        if self.architecture == "mlp":
+            for key, value in {"pooling": "trainable", "c3": "sparse", "head": "rbf"}.items():
+                if getattr(self, key) == value:
+                    raise ValueError(f"model.{key} is {value}, which architecture mlp does not have; use lenet")
+        if self.head == "rbf" and self.activation in ("relu", "sigmoid"):
+            raise ValueError(
+                f"model.head is rbf, whose codes are -1 and +1, which activation {self.activation} does not reach; "
+                "use tanh or scaled_tanh"
+            )
+        return self
 
 
 class Train(_Section):
+    loss: Literal["cross_entropy", "nll", "rbf"]
     optimizer: Literal["sgd", "adam", "adamw"]
     learning_rate: Annotated[float, Field(gt=0, le=1000)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
@@ -56,6 +76,7 @@ class Train(_Section):
     seed: Seed
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: Annotated[int, Field(ge=1, le=1024)]
+    augment: Annotated[float, Field(ge=0, le=4)]
 
 
 class Evaluate(_Section):
@@ -77,27 +98,46 @@ class Params(_Section):
     evaluate: Evaluate
     plot: Plot
 
+    @model_validator(mode="after")
+    def _loss_fits_head(self) -> Self:
+        if (self.train.loss == "rbf") != (self.model.head == "rbf"):
+            advice = "rbf" if self.model.head == "rbf" else "cross_entropy or nll"
+            raise ValueError(
+                f"train.loss is {self.train.loss}, which does not fit model.head {self.model.head}; use {advice}"
+            )
+        return self
+
 
 def load_params(path: Path) -> Params:
     """Read a parameter file and check all of it, so that a mistake in any section stops the first stage that runs.
-
-    The file is YAML 1.2 as DVC reads it (`1e-3` is a number there; YAML 1.1 takes it for text).
 
     Raises
     ------
     InputError
         The file is not YAML, or a key is unknown, missing, of the wrong type or out of range.
     """
+    return check(Params, parse_yaml(path.read_bytes(), str(path)), str(path))
+
+
+def parse_yaml(text: bytes, source: str) -> object:
+    """Parse YAML 1.2 as DVC reads it (`1e-3` is a number there; YAML 1.1 takes it for text).
+
+    `source` names the text in errors.
+
+    Raises
+    ------
+    InputError
+        It is not YAML.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # What ruamel.yaml finds old-fashioned is in the checks below.
-            values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+            warnings.simplefilter("ignore")  # What ruamel.yaml finds old-fashioned is in the checks that follow.
+            return YAML(typ="safe", pure=True).load(text.decode())
     # ruamel.yaml lets bad dates, numbers and truth values through as these, and gives up on deep nesting by recursion.
     except (YAMLError, ValueError, KeyError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    return check(Params, values, str(path))
+        raise InputError(f"{source}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
 
 
 def check(schema: type[AnySection], values: object, source: str) -> AnySection:
@@ -114,6 +154,8 @@ def check(schema: type[AnySection], values: object, source: str) -> AnySection:
 
 def _describe(schema: type[BaseModel], problem: ErrorDetails) -> str:
     """Say in the user's words what pydantic found: the key, its value, what is allowed."""
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
     *sections, key = problem["loc"] or ("",)
     for name in sections:
         schema = schema.model_fields[str(name)].annotation  # type: ignore[assignment]
@@ -140,6 +182,8 @@ def _allowed(schema: type[BaseModel], key: str) -> str:
     field = schema.model_json_schema()["properties"][key]
     if "$ref" in field:
         return _allowed(schema.model_fields[key].annotation, "")  # type: ignore[arg-type]
+    if field["type"] == "boolean":
+        return "true or false"
     if "enum" in field:
         return " or ".join(str(value) for value in field["enum"])
     low = f"at least {field['minimum']}" if "minimum" in field else f"greater than {field['exclusiveMinimum']}"

@@ -7,23 +7,28 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn, optim
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 
 from lenet import InputError
+from lenet.augmentation import random_affine
 from lenet.network import predict
 from lenet.params import Train
 from lenet.tensors import Dataset
 
+# The paper has a positive constant j and does not give it.
+RBF_J = 10.0
+
 Progress = Callable[[tuple[Tensor, ...]], Iterator[Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Epoch(NamedTuple):
     """A row of the training history.
 
-    Losses are mean cross-entropies in nats, accuracies fractions of 1. The training figures are means over the epoch,
-    while the weights change; the validation figures are those of the epoch's end, NaN without a validation set. The
-    learning rate is that of the epoch's last step.
+    Losses are means of train.loss over the images (but for `rbf` in nats), accuracies fractions of 1. The training
+    figures are means over the epoch, while the weights change; the validation figures are those of the epoch's end, NaN
+    without a validation set. The learning rate is that of the epoch's last step.
     """
 
     epoch: int
@@ -61,6 +66,24 @@ def generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
+def nll(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean negative log-likelihood after a log-softmax, in nats: cross-entropy in the tutorials' two steps."""
+    return nll_loss(log_softmax(logits, dim=1), labels)
+
+
+def rbf(logits: Tensor, labels: Tensor) -> Tensor:
+    """The paper's loss, equation 9, of the RBF layer's logits, which are minus its y_i: float32 [N, 10] -> [].
+
+    The mean of y_right + log(exp(-j) + sum_i exp(-y_i)): cross-entropy with an eleventh class, rubbish, whose logit is
+    always -j. It keeps the distance to the right code from growing where only its lead over the others would matter.
+    """
+    rubbish = logits.new_full((len(logits), 1), -RBF_J)
+    return cross_entropy(torch.cat([logits, rubbish], dim=1), labels)
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "nll": nll, "rbf": rbf}
+
+
 def make_optimizer(network: nn.Module, options: Train) -> optim.Optimizer:
     """The optimiser of `train.optimizer`: SGD with momentum, Adam (L2 penalty) or AdamW (decoupled weight decay)."""
     rate, decay = options.learning_rate, options.weight_decay
@@ -91,7 +114,7 @@ def make_schedule(optimizer: optim.Optimizer, options: Train, steps: int) -> LRS
 
 
 def train(
-    network: nn.Module,
+    network: nn.Sequential,
     training: Dataset,
     validation: Dataset | None,
     options: Train,
@@ -111,22 +134,35 @@ def train(
     Raises
     ------
     InputError
-        The loss or a weight became NaN or infinite.
+        The loss or a weight became NaN or infinite, or a batch of one image would have to be normalised.
     """
     network.to(device)
     images, labels = training.images.to(device), training.labels.to(device)
+    criterion = LOSSES[options.loss]
     optimizer = make_optimizer(network, options)
+    last = len(labels) % options.batch_size or options.batch_size
+    if last == 1 and any(isinstance(module, nn.BatchNorm1d) for module in network):
+        raise InputError(
+            f"train.batch_size is {options.batch_size}, which leaves one of {len(labels)} images for the last batch; "
+            "model.batch_norm needs two at least: use another size"
+        )
     steps = math.ceil(len(labels) / options.batch_size) * options.epochs
     schedule = make_schedule(optimizer, options, steps)
 
     for epoch in range(1, options.epochs + 1):
         network.train()
-        order = torch.randperm(len(labels), generator=generator(options.seed, epoch)).to(device)
+        random = generator(options.seed, epoch)
+        order = torch.randperm(len(labels), generator=random).to(device)
+        # Dropout knows no other source than PyTorch's global one.
+        torch.manual_seed(int(torch.randint(2**63 - 1, (), generator=random)))
         total_loss = torch.zeros((), device=device)
         correct = torch.zeros((), device=device, dtype=torch.int64)
         for batch in progress(order.split(options.batch_size)):
-            logits, targets = network(images[batch]), labels[batch]
-            loss = cross_entropy(logits, targets)
+            inputs, targets = images[batch], labels[batch]
+            if options.augment:
+                inputs = random_affine(inputs, options.augment, random)
+            logits = network(inputs)
+            loss = criterion(logits, targets)
             optimizer.zero_grad()
             loss.backward()
             learning_rate = optimizer.param_groups[0]["lr"]
@@ -138,7 +174,9 @@ def train(
 
         train_loss = total_loss.item() / len(labels)
         validation_loss, validation_accuracy = (
-            loss_and_accuracy(network, validation, device, options.batch_size) if validation else (math.nan, math.nan)
+            loss_and_accuracy(network, validation, criterion, device, options.batch_size)
+            if validation
+            else (math.nan, math.nan)
         )
         weights_are_finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
         if not (math.isfinite(train_loss + (validation_loss if validation else 0)) and weights_are_finite):
@@ -152,9 +190,9 @@ def train(
 
 
 def loss_and_accuracy(
-    network: nn.Module, dataset: Dataset, device: torch.device, batch_size: int
+    network: nn.Module, dataset: Dataset, criterion: Loss, device: torch.device, batch_size: int
 ) -> tuple[float, float]:
-    """The mean cross-entropy in nats and the fraction of images that are classified right."""
+    """The mean loss and the fraction of images that are classified right."""
     logits, labels = predict(network, dataset.images.to(device), batch_size).cpu(), dataset.labels
     accuracy = (logits.argmax(dim=1) == labels).float().mean().item()
-    return cross_entropy(logits, labels).item(), accuracy
+    return criterion(logits, labels).item(), accuracy

@@ -1,0 +1,109 @@
+"""`lenet`: what people do by hand with networks and results. The stages of the pipeline are scripts of their own."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lenet.cli import Debug, ParamsFile, one_line_errors, run
+
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a parameter; may be repeated.")
+]
+
+
+def describe(
+    preset: Annotated[str | None, typer.Argument(help="A file of presets/; without it, params.yaml as it is.")] = None,
+    params: ParamsFile = Path("params.yaml"),
+    debug: Debug = False,
+) -> None:
+    """Print the network as a table of its layers: kernel, stride, padding, output, parameters, connections."""
+    with one_line_errors(debug):
+        from lenet.params import load_params
+        from lenet.presets import load_preset, overlaid
+
+        settings = load_params(params)
+        if preset:
+            settings, _ = overlaid(settings, (f"presets/{preset}.yaml", load_preset(preset).changes))
+
+        import pandas
+
+        from lenet.description import Layer, describe
+        from lenet.network import build
+
+        layers = describe(build(settings.model))
+        parameters, connections = sum(row.parameters for row in layers), sum(row.connections for row in layers)
+        table = pandas.DataFrame([*layers, Layer("total", "", "", "", "", "", parameters, connections)])
+        counts = dict.fromkeys(["parameters", "connections"], "{:,}".format)
+        operation = f"{{:{table['operation'].str.len().max()}}}".format
+        print(table.to_string(index=False, formatters=counts | {"layer": "{:6}".format, "operation": operation}))
+
+
+def preset(
+    name: Annotated[str, typer.Argument(help="A file of presets/, without .yaml.")],
+    settings: Settings = None,
+    params: ParamsFile = Path("params.yaml"),
+    debug: Debug = False,
+) -> None:
+    """Run a preset as the DVC experiment of its name, and leave the workspace as it is.
+
+    Its parameters are those of params.yaml, over them the preset's, over these the --set. Then: dvc exp show; to have
+    its results in the workspace: dvc exp apply NAME.
+    """
+    with one_line_errors(debug):
+        from lenet import InputError, experiments
+        from lenet.params import load_params
+        from lenet.presets import load_preset, overlaid, parse_settings
+
+        layers = [(f"presets/{name}.yaml", load_preset(name).changes), ("--set", parse_settings(settings or []))]
+        wanted, changes = overlaid(load_params(params), *layers)
+        there = experiments.recorded().get(name)
+        if there and there.is_of(wanted):
+            print(f"{name} is there already, with these parameters and this code: dvc exp show")
+        elif there:
+            raise InputError(
+                f"the experiment {name} is there already, of other parameters or code; keep it under another name, "
+                f"`dvc exp rename {name} NEW`, or let it go, `dvc exp remove {name}`, and run this again"
+            )
+        else:
+            experiments.run(name, changes)
+
+
+def zoo(
+    seeds: Annotated[int, typer.Option(min=2, help="Runs of each preset, with the seeds 0, 1, ...")] = 3,
+    settings: Settings = None,
+    params: ParamsFile = Path("params.yaml"),
+    table: Annotated[Path, typer.Option(help="Where the table goes.")] = Path("metrics/zoo.csv"),
+    picture: Annotated[Path, typer.Option(help="Where its picture goes.")] = Path("plots/zoo.png"),
+    debug: Debug = False,
+) -> None:
+    """Run all presets with several seeds each, and compare their test accuracies in a table and a picture.
+
+    Each run is a DVC experiment, PRESET-seedN; interrupted, the same command goes on behind the last that was finished.
+    The two files are written when all are.
+    """
+    with one_line_errors(debug):
+        from lenet.params import load_params
+        from lenet.presets import parse_settings
+
+        base, changes = load_params(params), parse_settings(settings or [])
+
+        import pandas
+
+        from lenet import zoo
+        from lenet.figures import to_png
+        from lenet.files import write_bytes, write_csv
+
+        rows = pandas.DataFrame(zoo.run_all(base, changes, seeds))
+        write_csv(table, rows)
+        write_bytes(picture, to_png(zoo.picture(rows)))
+        print(f"{table}, {picture}: {len(rows)} presets")
+
+
+def main() -> None:
+    """Run the program `lenet`."""
+    run("lenet", describe, preset, zoo)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Experiments by name, run and recorded by DVC beside the workspace, which stays as it is."""
+
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lenet import InputError
+from lenet.params import Params
+from lenet.presets import Values
+
+
+class Experiment(NamedTuple):
+    """A finished run that DVC has recorded on the commit that is checked out.
+
+    Attributes
+    ----------
+    params : dict
+        section -> key -> value, all of params.yaml.
+    metrics : dict
+        name -> value, those of train.json and test.json together.
+    sources : dict
+        path -> MD5 of each source file that its stages depend on.
+    """
+
+    revision: str
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    sources: dict[str, str]
+
+    def is_of(self, params: Params) -> bool:
+        """Whether it is what a run with these parameters and the workspace's code would be."""
+        pipeline = subprocess.run(["git", "diff", "--quiet", self.revision, "--", "dvc.yaml"], check=False)
+        code = all(_md5(Path(path)) == md5 for path, md5 in self.sources.items())
+        return self.params == params.model_dump() and code and pipeline.returncode == 0
+
+
+def _md5(path: Path) -> str | None:
+    """The checksum by which DVC knows a file; None if there is no such file."""
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.exists() else None
+
+
+def recorded() -> dict[str, Experiment]:
+    """The finished experiments of the commit that is checked out, by name."""
+    found = {}
+    for commit in json.loads(_dvc("exp", "show", "--json", capture=True)):
+        # With an executor it is queued, running or failed; one whose run was killed stays "running" for ever.
+        for group in [group for group in commit["experiments"] or [] if not group["executor"]]:
+            [entry] = group["revs"]
+            data = entry["data"]
+            found[entry["name"]] = Experiment(
+                entry["rev"],
+                data["params"]["params.yaml"]["data"],
+                {name: value for file in data["metrics"].values() for name, value in file["data"].items()},
+                {path: dep["hash"] for path, dep in data["deps"].items() if path.startswith("stages/")},
+            )
+    return found
+
+
+def remove(name: str) -> None:
+    """Let DVC forget an experiment; what it computed stays in DVC's cache."""
+    _dvc("exp", "remove", name, capture=True)
+
+
+def run(name: str, changes: Values) -> None:
+    """Run the pipeline with changed parameters as the experiment `name`, in a folder of DVC's own (`--temp`).
+
+    What DVC computed before, in whatever experiment, comes from its cache.
+
+    Raises
+    ------
+    InputError
+        A stage failed, or there is an experiment of that name with other results; DVC has said more.
+    """
+    overrides = [f"{section}.{key}={_text(value)}" for section, keys in changes.items() for key, value in keys.items()]
+    arguments = ["exp", "run", "--temp", "--name", name, *(text for pair in overrides for text in ("-S", pair))]
+    print(">", shlex.join(["dvc", *arguments]), flush=True)
+    _dvc(*arguments)
+
+
+def _text(value: object) -> str:
+    """A parameter's value as DVC's -S takes it."""
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def _dvc(*arguments: str, capture: bool = False) -> str:
+    """Run DVC, of this Python environment; its output goes to the terminal or, with `capture`, is returned."""
+    # A stage's command is `python ...`: that has to be this Python, whether or not its environment is activated.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(
+        command,
+        env=os.environ | {"PATH": path},
+        stdout=subprocess.PIPE if capture else None,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise InputError(f"`{shlex.join(['dvc', *arguments])}` failed, and said why above")
+    return done.stdout or ""

@@ -1,0 +1,89 @@
+"""Named experiments: partial parameter files in presets/, each what differs from params.yaml."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lenet import InputError
+from lenet.params import Params, check, parse_yaml
+
+FOLDER = Path("presets")
+
+Values = dict[str, dict[str, Any]]
+
+
+class Preset(NamedTuple):
+    """What a preset's file says.
+
+    Attributes
+    ----------
+    claimed : float or None
+        The test accuracy, a fraction of 1, that the document claims from which the settings are; None if it has none.
+    changes : dict
+        section -> key -> value, of the parameters that differ from params.yaml.
+    """
+
+    claimed: float | None
+    changes: Values
+
+
+def names() -> list[str]:
+    """The presets that there are, in alphabetical order."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_preset(name: str) -> Preset:
+    """Read presets/NAME.yaml. Whether its parameters are valid shows when they are laid over others (`overlaid`).
+
+    Raises
+    ------
+    InputError
+        There is no such preset, or its file is not a mapping of sections.
+    """
+    if name not in names():
+        known = ", ".join(names()) or "none here; run this in the project's root"
+        raise InputError(f"{name} is no preset; known: {known}")
+    path = FOLDER / f"{name}.yaml"
+    values = parse_yaml(path.read_bytes(), str(path))
+    if not isinstance(values, dict) or not all(isinstance(values[key], dict) for key in values.keys() - {"claimed"}):
+        raise InputError(f"{path}: must be a mapping of sections, as params.yaml is, and may have a number `claimed`")
+    claimed = values.pop("claimed", None)
+    if claimed is not None and (type(claimed) is not float or not 0 < claimed < 1):
+        raise InputError(f"{path}: claimed is {claimed!r}; it must be a test accuracy between 0 and 1")
+    return Preset(claimed, values)
+
+
+def parse_settings(settings: list[str]) -> Values:
+    """Turn `section.key=value` texts, their values in YAML, into section -> key -> value; a later one counts."""
+    changes: Values = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        section, dot, key = name.partition(".")
+        if not (equals and dot and section and key):
+            raise InputError(f"--set {text}: must be SECTION.KEY=VALUE, train.epochs=1 for example")
+        changes.setdefault(section, {})[key] = parse_yaml(value.encode(), f"--set {text}")
+    return changes
+
+
+def overlaid(params: Params, *layers: tuple[str, Values]) -> tuple[Params, Values]:
+    """Lay changes over parameters, one layer after the other; `(source, changes)` each, the source named in errors.
+
+    Returns
+    -------
+    The parameters, checked, and what of all the changes differs from those below.
+
+    Raises
+    ------
+    InputError
+        A layer has an unknown key or a value that is not allowed, alone or beside the others.
+    """
+    values: Values = params.model_dump()
+    for _, changes in layers:
+        values = {section: values.get(section, {}) | changes.get(section, {}) for section in values | changes}
+    source = " and ".join(source for source, changes in layers if changes)
+    result = check(Params, values, source)
+    before = params.model_dump()
+    differing = {
+        section: {key: value for key, value in keys.items() if value != before[section][key]}
+        for section, keys in values.items()
+    }
+    return result, {section: keys for section, keys in differing.items() if keys}

@@ -1,0 +1,290 @@
+"""The networks: counts against the published ones, what they compute against the layers written out by hand."""
+
+import math
+
+import pytest
+import torch
+from conftest import ROOT, sh
+from torch import Tensor, nn
+from torch.nn import functional as f
+
+from lenet import training
+from lenet.augmentation import random_affine
+from lenet.description import describe
+from lenet.network import ACTIVATIONS, C3_TABLE, RBF, SparseC3, Subsampling, build, predict
+from lenet.params import Model, load_params
+from lenet.presets import load_preset, overlaid
+
+DEFAULTS = load_params(ROOT / "params.yaml")
+# From nearly empty to nearly full, so that every ReLU is on for some.
+NOISE = torch.rand(70, 28, 28, generator=torch.Generator().manual_seed(0))
+IMAGES = (255 * NOISE ** (1 + torch.arange(70) % 7)[:, None, None]).to(torch.uint8)
+LABELS = torch.arange(70) % 10
+FACTS = ROOT.parent / "shared" / "lenet5-1998"
+
+
+def network(**changes: object) -> nn.Sequential:
+    return build(Model(**DEFAULTS.model.model_dump() | changes))
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> nn.Sequential:
+    """LeNet-5 of 1998, as its preset says."""
+    monkeypatch.chdir(ROOT)
+    params, _ = overlaid(DEFAULTS, ("the preset", load_preset("lenet5-1998").changes))
+    return build(params.model)
+
+
+def test_the_published_network_has_the_published_counts(published: nn.Sequential) -> None:
+    rows = {row.layer: row for row in describe(published)}
+    assert {name: (row.output, row.parameters, row.connections) for name, row in rows.items()} == {
+        "input": ("1@32x32", 0, 0),
+        "C1": ("6@28x28", 156, 122_304),
+        "S2": ("6@14x14", 12, 5_880),
+        "C3": ("16@10x10", 1_516, 151_600),
+        "S4": ("16@5x5", 32, 2_000),
+        "C5": ("120", 48_120, 48_120),
+        "F6": ("84", 10_164, 10_164),
+        "output": ("10", 0, 840),
+    }
+    assert count(published) == sum(row.parameters for row in rows.values()) == 60_000
+    assert sum(row.connections for row in rows.values()) == 340_908
+    assert [(rows[name].kernel, rows[name].stride, rows[name].padding) for name in ("input", "C1", "S2", "C5")] == [
+        ("", "", "2"),
+        ("5x5", "1", "0"),
+        ("2x2", "2", "0"),
+        ("5x5", "1", "0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 61_706),
+        ({"padding": 0}, 44_426),
+        ({"c3": "sparse"}, 60_806),
+        ({"architecture": "mlp", "padding": 0}, 669_706),
+    ],
+)
+def test_the_modern_variants_have_the_published_counts(changes: dict[str, object], expected: int) -> None:
+    assert count(network(**changes)) == expected
+    assert sum(row.parameters for row in describe(network(**changes))) == expected
+
+
+def test_describe_prints_the_table() -> None:
+    text = sh("lenet", "describe", "lenet5-1998", cwd=ROOT)
+    assert text.splitlines()[-1].split() == ["total", "60,000", "340,908"]
+    assert ["S2", "trainable", "subsampling,", "1.7159", "tanh(2a/3)", "2x2", "2", "0", "6@14x14", "12", "5,880"] in [
+        line.split() for line in text.splitlines()
+    ]
+    assert "ReLU" in sh("lenet", "describe", cwd=ROOT)
+
+
+def c3_table() -> list[list[int]]:
+    """Table I, as the facts about the paper give it."""
+    text = (FACTS / "facts.md").read_text().split("C3: which S2 maps")[1].split("\n\n")[0].split(":\n")[1]
+    return [[int(m) for m in entry.split(":")[1].split()] for entry in text.split("·")]
+
+
+@pytest.mark.skipif(not FACTS.is_dir(), reason="needs the paper's facts in ../shared/lenet5-1998")
+def test_the_tables_are_the_papers() -> None:
+    assert [list(row) for row in C3_TABLE] == c3_table()
+    pictures = (FACTS / "digit-bitmaps.txt").read_text().split("\n[")[1:]
+    for digit, picture in enumerate(pictures):
+        pixels = picture.split("]")[1].split()
+        assert [len(pixels), len(pixels[0])] == [12, 7]
+        assert RBF().codes[digit].tolist() == [1 if pixel == "#" else -1 for pixel in "".join(pixels)]
+
+
+def reference(options: Model, state: dict[str, Tensor], images: Tensor) -> Tensor:
+    """The network in float64, in the way of the tutorials: transform first, then call the layers."""
+    w = {name: tensor.double() for name, tensor in state.items()}
+    act = {
+        "relu": torch.relu,
+        "tanh": torch.tanh,
+        "scaled_tanh": lambda a: 1.7159 * torch.tanh(a * 2 / 3),
+        "sigmoid": torch.sigmoid,
+    }[options.activation]
+    p = options.padding
+    x = (f.pad(images.double()[:, None], [p, p, p, p]) / 255 - options.mean) / options.std
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        if not options.batch_norm:
+            return x
+        shape = [1, -1, 1, 1][: x.ndim]
+        mean, var, scale, shift = (
+            w[f"{name}_norm.{key}"].reshape(shape) for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / (var + 1e-5).sqrt() * scale + shift
+
+    if options.architecture == "mlp":
+        x = x.flatten(1)
+    else:
+        for conv, pool in (("C1", "S2"), ("C3", "S4")):
+            kernels = w[f"{conv}.weight"]
+            if conv == "C3" and options.c3 == "sparse":
+                full = torch.zeros(16, 6, 5, 5, dtype=torch.float64)
+                pairs = [(to, source) for to, sources in enumerate(C3_TABLE) for source in sources]
+                for kernel, (to, source) in zip(kernels, pairs, strict=True):
+                    full[to, source] = kernel
+                kernels = full
+            x = act(norm(conv, f.conv2d(x, kernels, w.get(f"{conv}.bias"))))
+            squares = f.unfold(x.flatten(0, 1)[:, None], 2, stride=2).unflatten(0, x.shape[:2])
+            side = x.shape[-1] // 2
+            match options.pooling:
+                case "max":
+                    x = squares.amax(dim=2).unflatten(-1, (side, side))
+                case "average":
+                    x = squares.mean(dim=2).unflatten(-1, (side, side))
+                case "trainable":
+                    sums = squares.sum(dim=2).unflatten(-1, (side, side))
+                    x = act(w[f"{pool}.coefficient"] * sums + w[f"{pool}.bias"])
+        x = x.flatten(1)
+    for name in ("H1", "H2") if options.architecture == "mlp" else ("C5", "F6"):
+        x = act(norm(name, f.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))))
+    if options.head == "linear":
+        return f.linear(x, w["output.weight"], w["output.bias"])
+    return -torch.stack([((x - code.double()) ** 2).sum(dim=1) for code in RBF().codes], dim=1)
+
+
+VARIANTS = [
+    *[
+        {"padding": padding, "pooling": pooling, "activation": activation}
+        for padding in (0, 2)
+        for pooling in ("max", "average", "trainable")
+        for activation in ACTIVATIONS
+    ],
+    {"c3": "sparse"},
+    {"c3": "sparse", "batch_norm": True, "dropout": 0.3},
+    {"batch_norm": True, "padding": 0},
+    {"head": "rbf", "activation": "tanh", "batch_norm": True},
+    {"head": "rbf", "activation": "scaled_tanh", "pooling": "trainable", "c3": "sparse"},
+    {"architecture": "mlp", "padding": 0, "dropout": 0.5},
+    {"architecture": "mlp", "activation": "tanh", "batch_norm": True},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "-".join(map(str, changes.values())))
+def test_every_model_computes_what_its_layers_say(changes: dict[str, object]) -> None:
+    options = Model(**DEFAULTS.model.model_dump() | changes)
+    net = build(options)
+    for module in net:  # Norms, coefficients and biases that would change nothing would hide a mistake.
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
+                tensor.uniform_(0.5, 1.5)
+        if isinstance(module, Subsampling):
+            module.coefficient.data.uniform_(0.1, 0.4)
+            module.bias.data.uniform_(-0.5, 0.5)
+    expected = reference(options, net.state_dict(), IMAGES)
+    torch.testing.assert_close(predict(net, IMAGES, batch_size=3).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "-".join(map(str, changes.values())))
+def test_gradients_reach_every_parameter(changes: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    net = network(**changes)
+    criterion = training.LOSSES["rbf" if changes.get("head") == "rbf" else "cross_entropy"]
+    criterion(net(IMAGES), LABELS).backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    layer = net.get_submodule("H1" if changes.get("architecture") == "mlp" else "C3")
+    assert all(bool((kernel != 0).any()) for kernel in layer.weight.grad)  # type: ignore[union-attr]
+
+
+def test_a_connection_that_table_1_does_not_have_never_moves(published: nn.Sequential) -> None:
+    c3 = published.get_submodule("C3")
+    assert isinstance(c3, SparseC3)
+    connected = torch.zeros(16, 6, dtype=torch.bool)
+    for to, sources in enumerate(C3_TABLE):
+        connected[to, list(sources)] = True
+    assert connected.sum() == 60
+    before = c3.kernels().detach().clone()
+    options = DEFAULTS.train.model_copy(update={"optimizer": "sgd", "learning_rate": 0.01})
+    optimizer = training.make_optimizer(published, options)
+    for _ in range(3):
+        optimizer.zero_grad()
+        training.rbf(published(IMAGES), LABELS).backward()
+        optimizer.step()
+    after = c3.kernels().detach()
+    assert (after[connected] != before[connected]).flatten(1).any(dim=1).all()
+    assert (after[~connected] == 0).all()
+    # And a map that C3's first does not read has no say in it.
+    x = torch.rand(1, 6, 14, 14)
+    y = x.clone()
+    y[:, 3:] = 0
+    assert torch.equal(c3(x)[:, 0], c3(y)[:, 0])
+    assert not torch.equal(c3(x)[:, 1], c3(y)[:, 1])
+
+
+def test_the_first_weights_of_sparse_c3_are_in_the_bounds_of_their_fan_in() -> None:
+    kernels = SparseC3(bias=True).kernels().detach().abs().flatten(2).amax(dim=2).amax(dim=1)
+    bounds = torch.tensor([(25 * len(sources)) ** -0.5 for sources in C3_TABLE])
+    assert ((kernels <= bounds) & (kernels > 0.8 * bounds)).all()
+
+
+def test_rbf_loss_is_equation_9() -> None:
+    y = torch.rand(50, 10, generator=torch.Generator().manual_seed(1)) * 30
+    labels = torch.arange(50) % 10
+    total = 0.0
+    for distances, label in zip(y.double().tolist(), labels.tolist(), strict=True):
+        total += distances[label] + math.log(math.exp(-training.RBF_J) + sum(math.exp(-d) for d in distances))
+    assert training.rbf(-y, labels).item() == pytest.approx(total / 50, rel=1e-5)
+
+
+def test_rbf_distances_hold_far_from_and_on_a_code() -> None:
+    codes = RBF().codes
+    on_the_code = RBF()(codes)
+    assert on_the_code.diagonal().tolist() == [0] * 10
+    far = 1e4 * torch.ones(1, 84)
+    expected = [-(((far.double() - code.double()) ** 2).sum().item()) for code in codes]
+    assert RBF()(far)[0].tolist() == pytest.approx(expected, rel=1e-5)
+    loss = training.rbf(RBF()(far), torch.tensor([3]))
+    assert loss.isfinite()
+
+
+def test_nll_is_cross_entropy() -> None:
+    logits = 5 * torch.randn(20, 10, generator=torch.Generator().manual_seed(2))
+    labels = torch.arange(20) % 10
+    by_hand = -logits.double().exp().div(logits.double().exp().sum(1, keepdim=True)).log()[range(20), labels].mean()
+    for name in ("nll", "cross_entropy"):
+        assert training.LOSSES[name](logits, labels).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def test_a_distorted_batch() -> None:
+    """One transform an image, the same from the same seed, within what the strength allows."""
+    cross = torch.zeros(28, 28, dtype=torch.uint8)
+    cross[13:15, 6:22] = cross[6:22, 13:15] = 255
+    batch = cross.repeat(400, 1, 1)
+    once, again, other = (random_affine(batch, 1, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    assert once.equal(again)
+    assert not once.equal(other)
+    assert len(once.flatten(1).unique(dim=0)) == 400, "each its own"
+    assert once.min() >= 0
+    assert once.max() < 255.01  # Interpolation rounds.
+    assert random_affine(batch, 0, torch.Generator()).equal(batch.float())
+
+    # The centre of mass moves by at most 2.5 pixels along each axis, and by nearly as much for some.
+    def centres(images: Tensor) -> Tensor:
+        along = torch.arange(28.0)
+        mass = images.sum(dim=(1, 2))
+        return torch.stack([(images.sum(dim=axis) * along).sum(dim=1) / mass for axis in (1, 2)], dim=1) - 13.5
+
+    for strength in (0.5, 1.0):
+        moved = centres(random_affine(batch, strength, torch.Generator().manual_seed(5))).abs()
+        assert 2.2 * strength < moved.max() < 3 * strength  # Scaled by 0.88 at least, a shift of 2.5 is one of 2.84.
+    # Areas: 0.88 to 1.12 along each side.
+    areas = once.sum(dim=(1, 2)) / batch[0].sum()
+    assert 0.75 < areas.min() < 0.85
+    assert 1.2 < areas.max() < 1.35
+
+
+def test_prediction_neither_drops_units_nor_norms_over_the_batch() -> None:
+    net = network(dropout=0.5, batch_norm=True)
+    assert predict(net, IMAGES, 70).equal(predict(net, IMAGES, 70))
+    torch.testing.assert_close(predict(net, IMAGES, 1), predict(net, IMAGES, 70))
+    assert net.training

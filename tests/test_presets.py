@@ -1,0 +1,239 @@
+"""Presets, and the programs that run them: lenet preset and lenet zoo, in clones, on digits."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+import pandas
+import pytest
+from conftest import ROOT, set_params, sh
+from ruamel.yaml import YAML
+
+from lenet.network import build
+from lenet.params import load_params
+from lenet.presets import load_preset, names, overlaid
+
+NAMES = ["lenet-28", "lenet-28-logits", "lenet5-1998", "lenet5-best", "lenet5-max", "lenet5-relu", "lenet5-tanh", "mlp"]
+PARAMETERS = {"lenet-28": 44_426, "lenet-28-logits": 44_426, "lenet5-1998": 60_000, "lenet5-best": 61_032}
+PARAMETERS |= {"lenet5-max": 61_706, "lenet5-relu": 61_706, "lenet5-tanh": 61_706, "mlp": 669_706}
+
+
+@pytest.fixture
+def _at_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.usefixtures("_at_root")
+def test_all_presets_are_there() -> None:
+    assert names() == NAMES
+
+
+@pytest.mark.usefixtures("_at_root")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_holds_what_differs_and_where_it_is_from(name: str) -> None:
+    base = load_params(ROOT / "params.yaml")
+    preset = load_preset(name)
+    params, differing = overlaid(base, (name, preset.changes))
+    assert differing == preset.changes
+    assert sum(parameter.numel() for parameter in build(params.model).parameters()) == PARAMETERS[name]
+    text = (ROOT / f"presets/{name}.yaml").read_text()
+    assert text.startswith("# ")
+    assert text.index("\n\n") > 100
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_trains(digits_project: Path, run_stage, name: str) -> None:
+    """One epoch on digits, and a network that can be evaluated comes out."""
+    preset = YAML(typ="safe", pure=True).load(ROOT / f"presets/{name}.yaml")
+    preset.pop("claimed", None)
+    overrides = [f"{section}.{key}={value}" for section, keys in preset.items() for key, value in keys.items()]
+    set_params(digits_project, *overrides, "train.epochs=1", "train.batch_size=32")
+    for stage in ("train", "evaluate"):
+        outcome = run_stage(digits_project, stage)
+        assert outcome.status == 0, outcome.error
+    train = json.loads((digits_project / "metrics/train.json").read_text())
+    assert train["parameters"] == PARAMETERS[name]
+    test = json.loads((digits_project / "metrics/test.json").read_text())
+    # The plain SGD of 1e-3 hardly moves in 41 steps; the others are past guessing.
+    assert test["accuracy"] > (0 if name == "mlp" else 0.15)
+
+
+def experiment(project: Path, name: str) -> dict[str, str]:
+    table = sh("dvc", "exp", "show", "--csv", cwd=project)
+    columns, *rows = (line.split(",") for line in table.splitlines())
+    [row] = [dict(zip(columns, row, strict=True)) for row in rows if name in row[:2]]
+    return row
+
+
+def test_a_preset_becomes_the_experiment_of_its_name(digits_project: Path) -> None:
+    first = text = sh("lenet", "preset", "lenet5-tanh", "--set", "train.epochs=1", cwd=digits_project)
+    assert "> dvc exp run --temp --name lenet5-tanh -S model.activation=tanh -S model.pooling=average " in text
+    assert "epoch 1/1: loss " in text, "its progress is shown"
+    assert sh("git", "status", "--porcelain", cwd=digits_project) == "", "the workspace is as it was"
+    row = experiment(digits_project, "lenet5-tanh")
+    wanted = {"model.activation": "tanh", "model.pooling": "average", "train.epochs": "1", "train.optimizer": "sgd"}
+    assert {key: row[key] for key in wanted} == wanted
+    assert float(row["accuracy"]) > 0.15
+    diff = sh("dvc", "exp", "diff", "lenet5-tanh", cwd=digits_project)
+    assert "accuracy" in diff
+    assert "model.activation" in diff
+
+    # The same again: nothing to do. Another under its name: refused before anything runs.
+    text = sh("lenet", "preset", "lenet5-tanh", "--set", "train.epochs=1", cwd=digits_project)
+    assert text == "lenet5-tanh is there already, with these parameters and this code: dvc exp show\n"
+    text = sh("lenet", "preset", "lenet5-tanh", cwd=digits_project, status=1)
+    assert text.startswith("error: the experiment lenet5-tanh is there already, of other parameters or code; ")
+    assert len(text.splitlines()) == 1
+    assert "dvc exp rename lenet5-tanh NEW" in text
+    sh("dvc", "exp", "rename", "lenet5-tanh", "tanh-1", cwd=digits_project)
+
+    # The command that was printed is all there is to it; DVC's cache has its results by now.
+    command = next(line for line in first.splitlines() if line.startswith("> "))
+    text = sh(*shlex.split(command[2:]), cwd=digits_project)
+    assert "Running stage" not in text
+    assert experiment(digits_project, "lenet5-tanh")["accuracy"] == row["accuracy"]
+
+
+ZOO = ["lenet", "zoo", "--seeds", "2", "--set", "train.epochs=1"]
+
+
+def test_the_zoo_interrupted_goes_on_and_computes_nothing_twice(digits_project: Path) -> None:
+    for name in set(NAMES) - {"lenet-28"}:
+        (digits_project / f"presets/{name}.yaml").unlink()
+    # In the working tree that is tested there may be a table already.
+    (digits_project / "metrics/zoo.csv").unlink(missing_ok=True)
+    (digits_project / "plots/zoo.png").unlink(missing_ok=True)
+    sh("git", "commit", "--quiet", "-am", "one preset", cwd=digits_project)
+
+    # Killed while the second run trains.
+    zoo = subprocess.Popen(
+        ZOO, cwd=digits_project, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    assert zoo.stdout
+    seen = ""
+    for line in zoo.stdout:
+        seen += line
+        if "Running stage 'train'" in seen.partition("--name lenet-28-seed1")[2]:
+            break
+    os.killpg(zoo.pid, signal.SIGKILL)
+    zoo.communicate(timeout=60)
+    assert "lenet-28-seed0: " in seen
+    assert not (digits_project / "metrics/zoo.csv").exists()
+
+    text = sh(*ZOO, cwd=digits_project)
+    assert text.count("> dvc exp run") == 1
+    assert "--name lenet-28-seed1" in text
+    table = pandas.read_csv(digits_project / "metrics/zoo.csv")
+    assert list(table.columns) == [
+        *["preset", "parameters", "epochs", "seeds"],
+        *["accuracy_mean", "accuracy_std", "accuracy_min", "accuracy_max", "claimed"],
+    ]
+    [row] = table.to_dict("records")
+    assert [row[key] for key in ("preset", "parameters", "epochs", "seeds", "claimed")] == [
+        *["lenet-28", 44_426, 1, 2, 0.985]
+    ]
+    accuracies = [float(experiment(digits_project, f"lenet-28-seed{seed}")["accuracy"]) for seed in (0, 1)]
+    assert accuracies[0] != accuracies[1]
+    assert row["accuracy_mean"] == pytest.approx(sum(accuracies) / 2, abs=1e-5)
+    assert row["accuracy_std"] == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5, abs=1e-5)
+    assert [row["accuracy_min"], row["accuracy_max"]] == pytest.approx(sorted(accuracies), abs=1e-5)
+    assert (digits_project / "plots/zoo.png").read_bytes().startswith(b"\x89PNG")
+
+    # On a new commit there are no experiments, but DVC's cache has every result; the table comes out the same.
+    sh("git", "add", "metrics", "plots", cwd=digits_project)
+    sh("git", "commit", "--quiet", "-m", "the zoo", cwd=digits_project)
+    text = sh(*ZOO, cwd=digits_project)
+    assert text.count("> dvc exp run") == 2
+    assert "Running stage" not in text
+    assert sh("git", "status", "--porcelain", cwd=digits_project) == ""
+
+    # Other code: what was recorded is replaced.
+    evaluation = digits_project / "stages/lenet/evaluation.py"
+    evaluation.write_text(evaluation.read_text() + "\n# Changed.\n")
+    text = sh(*ZOO, cwd=digits_project)
+    assert text.count("replaced, for the parameters or the code have changed") == 2
+    assert "Running stage 'evaluate'" in text
+    assert "Running stage 'train'" not in text
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["preset", "lenet5"], "lenet5 is no preset; known: lenet-28, "),
+        (["preset", "mlp", "--set", "train.epochs"], "--set train.epochs: must be SECTION.KEY=VALUE"),
+        (["preset", "mlp", "--set", "epochs=1"], "--set epochs=1: must be SECTION.KEY=VALUE"),
+        (["preset", "mlp", "--set", "train.epochs=[1"], "--set train.epochs=[1, line 1"),
+        (["preset", "mlp", "--set", "train.epocs=1"], "train.epocs is not a parameter; did you mean train.epochs?"),
+        (["preset", "mlp", "--set", "trian.epochs=1"], "trian is not a parameter; did you mean train?"),
+        (["preset", "mlp", "--set", "train.epochs=1.5"], "presets/mlp.yaml and --set: train.epochs is 1.5; it must be"),
+        (["preset", "lenet5-1998", "--set", "train.loss=cross_entropy"], "train.loss is cross_entropy, which does not"),
+        (["zoo", "--set", "train.epochs=0"], "train.epochs is 0; it must be an integer, at least 1"),
+        (["describe", "lenet5"], "lenet5 is no preset; known: "),
+        (["describe", "../params"], "../params is no preset; known: "),
+    ],
+)
+def test_bad_commands(command: list[str], words: str) -> None:
+    text = sh("lenet", *command, cwd=ROOT, status=1)
+    assert text.startswith("error: ")
+    assert words in text
+    assert len(text.splitlines()) == 1
+    assert "unexpected" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("- 1\n", "presets/mlp.yaml: must be a mapping of sections"),
+        ("", "presets/mlp.yaml: must be a mapping of sections"),
+        ("model: 3\n", "presets/mlp.yaml: must be a mapping of sections"),
+        ("model: {a\n", "presets/mlp.yaml, line 2"),
+        ("claimed: 99\n", "presets/mlp.yaml: claimed is 99; it must be a test accuracy between 0 and 1"),
+        ("model: {activation: gelu}\n", "presets/mlp.yaml: model.activation is 'gelu'; it must be relu or"),
+        ("modle: {activation: relu}\n", "presets/mlp.yaml: modle is not a parameter; did you mean model?"),
+    ],
+)
+def test_bad_presets(digits_project: Path, content: str, words: str) -> None:
+    (digits_project / "presets/mlp.yaml").write_text(content)
+    text = sh("lenet", "describe", "mlp", cwd=digits_project, status=1)
+    assert text.startswith("error: ")
+    assert words in text
+    assert len(text.splitlines()) == 1
+
+
+def test_elsewhere(tmp_path: Path) -> None:
+    text = sh("lenet", "preset", "mlp", cwd=tmp_path, status=1)
+    assert text == "error: mlp is no preset; known: none here; run this in the project's root\n"
+    assert sh("lenet", "zoo", cwd=tmp_path, status=1).startswith("error: params.yaml: no such file; ")
+    assert sh("lenet", "zoo", "--seeds", "1", cwd=tmp_path, status=2).startswith("error: Invalid value for '--seeds'")
+    assert sh("lenet", cwd=tmp_path, status=2) == "error: Missing command. Try: lenet --help\n"
+
+
+def test_a_failing_stage_is_reported(digits_project: Path) -> None:
+    settings = ["--set", "train.learning_rate=1000", "--set", "train.optimizer=sgd", "--set", "train.schedule=constant"]
+    text = sh("lenet", "preset", "lenet5-max", *settings, cwd=digits_project, status=1)
+    assert "error: training diverged in epoch 1" in text
+    assert text.splitlines()[-1].startswith("error: `dvc exp run --temp --name lenet5-max ")
+    assert text.splitlines()[-1].endswith("failed, and said why above")
+
+
+@pytest.mark.usefixtures("_at_root")
+def test_the_committed_zoo() -> None:
+    """What the README's table says, of these presets, and what the presets' documents claim."""
+    base = load_params(ROOT / "params.yaml")
+    table = pandas.read_csv(ROOT / "metrics/zoo.csv", index_col="preset")
+    assert list(table.index) == NAMES
+    assert (table["seeds"] >= 3).all()
+    for name, row in table.iterrows():
+        preset = load_preset(str(name))
+        params, _ = overlaid(base, (str(name), preset.changes))
+        assert row["parameters"] == PARAMETERS[str(name)]
+        assert row["epochs"] == params.train.epochs
+        assert row["accuracy_min"] <= row["accuracy_mean"] <= row["accuracy_max"]
+        if preset.claimed:
+            assert row["claimed"] == preset.claimed
+            assert row["accuracy_mean"] >= preset.claimed
+    assert table.loc["lenet5-1998", "accuracy_mean"] >= 0.99
+    assert table.loc["lenet5-best", "accuracy_mean"] >= 0.995
