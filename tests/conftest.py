@@ -44,6 +44,8 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     )
     for name in ("MNIST_MIRROR", "DVC_ROOT", "DVC_STAGE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "MAKEFLAGS"):
         os.environ.pop(name, None)
+    # With it, each program would compile all that it imports anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def sh(*command: str, cwd: Path, status: int | None = 0, **environment: str) -> str:

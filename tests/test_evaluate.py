@@ -93,7 +93,7 @@ def spoil(project: Path, case: str) -> str:
             return "its weights do not fit its model section"
         case "unknown activation":
             torch.save({"model": options | {"activation": "gelu"}, "state_dict": state}, path)
-            return "activation is 'gelu'; it must be relu or tanh or sigmoid"
+            return "activation is 'gelu'; it must be relu or tanh or scaled_tanh or sigmoid"
         case "bare state_dict":
             torch.save(state, path)
             return "does not hold a model section and a state_dict"

@@ -56,9 +56,9 @@ def test_titles_say_data_set_and_result() -> None:
     )
     images = np.zeros((3, 28, 28), np.uint8)
     curves = figures.training_curves(history, "MNIST")
-    assert curves.get_suptitle() == "LeNet-5 on MNIST: 90.00% validation accuracy after 1 epoch"
+    assert curves.get_suptitle() == "MNIST: 90.00% validation accuracy after 1 epoch"
     assert [axes.get_xlabel() for axes in curves.axes] == ["Epoch", "Epoch"]
-    assert [axes.get_ylabel() for axes in curves.axes] == ["Loss (cross-entropy, nats)", "Accuracy (%)"]
+    assert [axes.get_ylabel() for axes in curves.axes] == ["Loss (mean over the images)", "Accuracy (%)"]
     for figure in (
         figures.confusion_matrix(predictions, "title"),
         figures.per_class_accuracy(predictions, "title"),

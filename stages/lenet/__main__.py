@@ -5,26 +5,22 @@ from typing import Annotated
 
 import typer
 
-from lenet.cli import Debug, ParamsFile, one_line_errors, run
-
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a parameter; may be repeated.")
-]
+from lenet.cli import Debug, one_line_errors, run
 
 
 def describe(
     preset: Annotated[str | None, typer.Argument(help="A file of presets/; without it, params.yaml as it is.")] = None,
-    params: ParamsFile = Path("params.yaml"),
     debug: Debug = False,
 ) -> None:
     """Print the network as a table of its layers: kernel, stride, padding, output, parameters, connections."""
     with one_line_errors(debug):
         from lenet.params import load_params
-        from lenet.presets import load_preset, overlaid
+        from lenet.presets import PARAMS, foundation, load_preset, overlaid
 
-        settings = load_params(params)
         if preset:
-            settings, _ = overlaid(settings, (f"presets/{preset}.yaml", load_preset(preset).changes))
+            settings = overlaid(foundation(), (f"presets/{preset}.yaml", load_preset(preset).changes))
+        else:
+            settings = load_params(PARAMS)
 
         import pandas
 
@@ -41,22 +37,24 @@ def describe(
 
 def preset(
     name: Annotated[str, typer.Argument(help="A file of presets/, without .yaml.")],
-    settings: Settings = None,
-    params: ParamsFile = Path("params.yaml"),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a parameter; may be repeated."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Run a preset as the DVC experiment of its name, and leave the workspace as it is.
 
-    Its parameters are those of params.yaml, over them the preset's, over these the --set. Then: dvc exp show; to have
-    its results in the workspace: dvc exp apply NAME.
+    Its parameters are those of params.yaml (model and train as committed), over them the preset's, over these the
+    --set. Then: dvc exp show; to have its parameters and results in the workspace: dvc exp apply NAME.
     """
     with one_line_errors(debug):
         from lenet import InputError, experiments
         from lenet.params import load_params
-        from lenet.presets import load_preset, overlaid, parse_settings
+        from lenet.presets import PARAMS, differences, foundation, load_preset, overlaid, parse_settings
 
         layers = [(f"presets/{name}.yaml", load_preset(name).changes), ("--set", parse_settings(settings or []))]
-        wanted, changes = overlaid(load_params(params), *layers)
+        wanted = overlaid(foundation(), *layers)
         there = experiments.recorded().get(name)
         if there and there.is_of(wanted):
             print(f"{name} is there already, with these parameters and this code: dvc exp show")
@@ -66,13 +64,11 @@ def preset(
                 f"`dvc exp rename {name} NEW`, or let it go, `dvc exp remove {name}`, and run this again"
             )
         else:
-            experiments.run(name, changes)
+            experiments.run(name, differences(wanted, load_params(PARAMS)))
 
 
 def zoo(
-    seeds: Annotated[int, typer.Option(min=2, help="Runs of each preset, with the seeds 0, 1, ...")] = 3,
-    settings: Settings = None,
-    params: ParamsFile = Path("params.yaml"),
+    seeds: Annotated[int, typer.Option(min=3, help="Runs of each preset, with the seeds 0, 1, ...")] = 3,
     table: Annotated[Path, typer.Option(help="Where the table goes.")] = Path("metrics/zoo.csv"),
     picture: Annotated[Path, typer.Option(help="Where its picture goes.")] = Path("plots/zoo.png"),
     debug: Debug = False,
@@ -83,20 +79,16 @@ def zoo(
     The two files are written when all are.
     """
     with one_line_errors(debug):
-        from lenet.params import load_params
-        from lenet.presets import parse_settings
-
-        base, changes = load_params(params), parse_settings(settings or [])
-
         import pandas
 
         from lenet import zoo
         from lenet.figures import to_png
         from lenet.files import write_bytes, write_csv
 
-        rows = pandas.DataFrame(zoo.run_all(base, changes, seeds))
+        rows = pandas.DataFrame(zoo.run_all(zoo.plan(seeds)))
+        drawn = to_png(zoo.picture(rows))
         write_csv(table, rows)
-        write_bytes(picture, to_png(zoo.picture(rows)))
+        write_bytes(picture, drawn)
         print(f"{table}, {picture}: {len(rows)} presets")
 
 

@@ -50,14 +50,15 @@ def recorded() -> dict[str, Experiment]:
     for commit in json.loads(_dvc("exp", "show", "--json", capture=True)):
         # With an executor it is queued, running or failed; one whose run was killed stays "running" for ever.
         for group in [group for group in commit["experiments"] or [] if not group["executor"]]:
-            [entry] = group["revs"]
-            data = entry["data"]
-            found[entry["name"]] = Experiment(
-                entry["rev"],
-                data["params"]["params.yaml"]["data"],
-                {name: value for file in data["metrics"].values() for name, value in file["data"].items()},
-                {path: dep["hash"] for path, dep in data["deps"].items() if path.startswith("stages/")},
-            )
+            for entry in [entry for entry in group["revs"] if entry["data"]]:
+                data = entry["data"]
+                metrics = [file.get("data", {}) for file in data["metrics"].values()]
+                found[entry["name"]] = Experiment(
+                    entry["rev"],
+                    data["params"].get("params.yaml", {}).get("data", {}),
+                    {name: value for file in metrics for name, value in file.items()},
+                    {path: dep["hash"] for path, dep in data["deps"].items() if path.startswith("stages/")},
+                )
     return found
 
 

@@ -1,12 +1,14 @@
-"""Named experiments: partial parameter files in presets/, each what differs from params.yaml."""
+"""Named experiments: partial parameter files in presets/, each what differs from params.yaml as it is committed."""
 
+import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lenet import InputError
-from lenet.params import Params, check, parse_yaml
+from lenet.params import Params, check, load_params, parse_yaml
 
 FOLDER = Path("presets")
+PARAMS = Path("params.yaml")
 
 Values = dict[str, dict[str, Any]]
 
@@ -19,7 +21,7 @@ class Preset(NamedTuple):
     claimed : float or None
         The test accuracy, a fraction of 1, that the document claims from which the settings are; None if it has none.
     changes : dict
-        section -> key -> value, of the parameters that differ from params.yaml.
+        section -> key -> value, of the parameters that differ from the committed ones.
     """
 
     claimed: float | None
@@ -52,6 +54,19 @@ def load_preset(name: str) -> Preset:
     return Preset(claimed, values)
 
 
+def foundation() -> Params:
+    """The parameters that a preset is laid over: params.yaml, but `model` and `train` as the last commit has them.
+
+    An experiment that is in the workspace, `dvc exp run` leaves it there, must not be mixed into a preset.
+    """
+    source = f"{PARAMS} of the last commit"
+    shown = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, check=False)
+    if shown.returncode:
+        raise InputError(f"{source}: {shown.stderr.decode().strip()}; presets need a Git repository that has it")
+    committed = check(Params, parse_yaml(shown.stdout, source), source)
+    return load_params(PARAMS).model_copy(update={"model": committed.model, "train": committed.train})
+
+
 def parse_settings(settings: list[str]) -> Values:
     """Turn `section.key=value` texts, their values in YAML, into section -> key -> value; a later one counts."""
     changes: Values = {}
@@ -64,12 +79,8 @@ def parse_settings(settings: list[str]) -> Values:
     return changes
 
 
-def overlaid(params: Params, *layers: tuple[str, Values]) -> tuple[Params, Values]:
+def overlaid(params: Params, *layers: tuple[str, Values]) -> Params:
     """Lay changes over parameters, one layer after the other; `(source, changes)` each, the source named in errors.
-
-    Returns
-    -------
-    The parameters, checked, and what of all the changes differs from those below.
 
     Raises
     ------
@@ -79,11 +90,14 @@ def overlaid(params: Params, *layers: tuple[str, Values]) -> tuple[Params, Value
     values: Values = params.model_dump()
     for _, changes in layers:
         values = {section: values.get(section, {}) | changes.get(section, {}) for section in values | changes}
-    source = " and ".join(source for source, changes in layers if changes)
-    result = check(Params, values, source)
-    before = params.model_dump()
-    differing = {
+    return check(Params, values, " and ".join(source for source, changes in layers if changes))
+
+
+def differences(params: Params, base: Params) -> Values:
+    """What of `params` is not as in `base`: section -> key -> value, without sections that are the same."""
+    values, before = params.model_dump(), base.model_dump()
+    changed = {
         section: {key: value for key, value in keys.items() if value != before[section][key]}
         for section, keys in values.items()
     }
-    return result, {section: keys for section, keys in differing.items() if keys}
+    return {section: keys for section, keys in changed.items() if keys}

@@ -1,15 +1,19 @@
-"""All presets with several seeds each: the table that compares them, and its picture."""
+"""All presets with several seeds each: the table that compares them, and its picture.
 
-from collections.abc import Iterator
+Each run is an experiment of the pipeline itself, because DVC's run cache then has what `lenet preset` and `dvc exp run`
+computed before (a matrix stage would have a cache of its own), and one after the other in the foreground, because a run
+has train.threads threads already and shows its progress (that of the queue's workers is in log files).
+"""
+
 from typing import NamedTuple
 
 import pandas
 from matplotlib.figure import Figure
 
-from lenet import experiments
+from lenet import InputError, experiments
 from lenet.figures import BLUE, ORANGE
-from lenet.params import Params
-from lenet.presets import Values, load_preset, names, overlaid
+from lenet.params import Params, load_params
+from lenet.presets import PARAMS, Values, differences, foundation, load_preset, names, overlaid
 
 
 class Entry(NamedTuple):
@@ -26,58 +30,88 @@ class Entry(NamedTuple):
     claimed: float | None
 
 
-def run_all(base: Params, settings: Values, seeds: int) -> Iterator[Entry]:
-    """Run every preset with the seeds 0 to seeds - 1, and yield its row when its last one is done.
+class Run(NamedTuple):
+    """A preset with a seed: the experiment's name, all of its parameters, and those that are not the workspace's."""
 
-    A run is a DVC experiment NAME-seedN. One that the current commit has with these parameters and this code is not run
-    again; for the others DVC takes from its cache what it has computed before.
+    name: str
+    params: Params
+    changes: Values
+
+
+def plan(seeds: int) -> dict[str, list[Run]]:
+    """The runs of each preset, with the seeds 0 to seeds - 1, all of them checked before the first begins.
+
+    Raises
+    ------
+    InputError
+        There is no preset, or one of them is not valid.
+    """
+    base, workspace = foundation(), load_params(PARAMS)
+
+    def run(name: str, seed: int) -> Run:
+        preset = (f"presets/{name}.yaml", load_preset(name).changes)
+        params = overlaid(base, preset, ("the seed", {"train": {"seed": seed}}))
+        return Run(f"{name}-seed{seed}", params, differences(params, workspace))
+
+    planned = {name: [run(name, seed) for seed in range(seeds)] for name in names()}
+    if not planned:
+        raise InputError("presets/ has no preset; run this in the project's root")
+    return planned
+
+
+def run_all(planned: dict[str, list[Run]]) -> list[Entry]:
+    """Run what is planned, each as a DVC experiment, and compare.
+
+    An experiment that the current commit has with these parameters and this code is not run again; for the others DVC
+    takes from its cache what it has computed before.
     """
     done = experiments.recorded()
-    for preset_name in names():
-        preset = load_preset(preset_name)
-        metrics = []
-        for seed in range(seeds):
-            name = f"{preset_name}-seed{seed}"
-            layers = [(f"presets/{preset_name}.yaml", preset.changes), ("--set", settings)]
-            params, changes = overlaid(base, *layers, ("the seed", {"train": {"seed": seed}}))
-            if name not in done or not done[name].is_of(params):
-                if name in done:
-                    print(f"{name}: replaced, for the parameters or the code have changed")
-                    experiments.remove(name)
-                experiments.run(name, changes)
+    table = []
+    for preset, runs in planned.items():
+        for run in runs:
+            if run.name not in done or not done[run.name].is_of(run.params):
+                if run.name in done:
+                    print(f"{run.name}: replaced, for the parameters or the code have changed", flush=True)
+                    experiments.remove(run.name)
+                experiments.run(run.name, run.changes)
                 done = experiments.recorded()
-            accuracy = done[name].metrics["accuracy"]
-            print(f"{name}: {accuracy:.2%} on the test set", flush=True)
-            metrics.append(done[name].metrics)
+            print(f"{run.name}: {done[run.name].metrics['accuracy']:.2%} on the test set", flush=True)
+        metrics = [done[run.name].metrics for run in runs]
         accuracies = pandas.Series([row["accuracy"] for row in metrics])
-        yield Entry(
-            preset_name,
+        entry = Entry(
+            preset,
             int(metrics[0]["parameters"]),
-            params.train.epochs,
-            seeds,
+            runs[0].params.train.epochs,
+            len(runs),
             accuracies.mean(),
             accuracies.std(),
             accuracies.min(),
             accuracies.max(),
-            preset.claimed,
+            load_preset(preset).claimed,
         )
+        table.append(entry)
+    return table
 
 
 def picture(table: pandas.DataFrame) -> Figure:
     """The test error of each preset, mean and range over the seeds, and what its document claims; rows of `Entry`."""
     table = table.sort_values("accuracy_mean", kind="stable", ignore_index=True)
-    error = 100 * (1 - table["accuracy_mean"])
+    # A logarithmic axis has no zero, and a mean of equal numbers may round to another.
+    error, least, most, claimed = (
+        (100 * (1 - table[column].astype(float))).clip(lower=0.001)
+        for column in ("accuracy_mean", "accuracy_max", "accuracy_min", "claimed")
+    )
     figure = Figure(figsize=(9, 0.5 * len(table) + 1.6), layout="constrained")
     axes = figure.subplots()
-    spread = (error - 100 * (1 - table["accuracy_max"]), 100 * (1 - table["accuracy_min"]) - error)
+    spread = [(error - least).clip(lower=0), (most - error).clip(lower=0)]
     axes.errorbar(error, table.index, xerr=spread, fmt="o", color=BLUE, ecolor="grey", capsize=4, label="here")
-    axes.plot(100 * (1 - table["claimed"]), table.index, "D", color=ORANGE, fillstyle="none", label="claimed")
+    axes.plot(claimed, table.index, "D", color=ORANGE, fillstyle="none", label="claimed")
     # Logarithmic, because the best are an order of magnitude apart from the first.
     axes.set_xscale("log")
     ticks = [0.2, 0.5, 1, 2, 5, 10, 20, 50]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlim(0.7 * error.min(), 1.5 * error.max())
+    axes.set_xlim(0.8 * min(least.min(), claimed.min()), 1.25 * max(most.max(), claimed.max()))
     for row, value in error.items():
         axes.annotate(f"{value:.2f}", (value, row), xytext=(0, 7), textcoords="offset points", ha="center", size=9)
     axes.set_yticks(table.index, [f"{row.preset}\n{row.parameters:,} parameters" for row in table.itertuples()])
@@ -85,5 +119,5 @@ def picture(table: pandas.DataFrame) -> Figure:
     axes.set_xlabel("Test error (%, logarithmic)")
     axes.grid(axis="x", alpha=0.3)
     axes.legend()
-    axes.set_title(f"Mean, least and greatest of {table['seeds'].min()} seeds")
+    axes.set_title(f"Test error of the presets: mean, least and greatest of {table['seeds'].min()} seeds")
     return figure
