@@ -14,7 +14,7 @@ from lenet.augmentation import random_affine
 from lenet.description import describe
 from lenet.network import ACTIVATIONS, C3_TABLE, RBF, SparseC3, Subsampling, build, predict
 from lenet.params import Model, load_params
-from lenet.presets import load_preset, overlaid
+from lenet.presets import load_preset, overlaid, workspace
 
 DEFAULTS = load_params(ROOT / "params.yaml")
 # From nearly empty to nearly full, so that every ReLU is on for some.
@@ -35,7 +35,7 @@ def count(module: nn.Module) -> int:
 def published(monkeypatch: pytest.MonkeyPatch) -> nn.Sequential:
     """LeNet-5 of 1998, as its preset says."""
     monkeypatch.chdir(ROOT)
-    return build(overlaid(DEFAULTS, ("the preset", load_preset("lenet5-1998").changes)).model)
+    return build(Model(**overlaid(workspace(), ("the preset", load_preset("lenet5-1998").changes))["model"]))
 
 
 def test_the_published_network_has_the_published_counts(published: nn.Sequential) -> None:

@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 from lenet import zoo
 from lenet.figures import to_png
 from lenet.network import build
-from lenet.params import load_params
-from lenet.presets import differences, load_preset, names, overlaid
+from lenet.params import Model
+from lenet.presets import differences, load_preset, names, overlaid, workspace
 
 NAMES = ["lenet-28", "lenet-28-logits", "lenet5-1998", "lenet5-best", "lenet5-max", "lenet5-relu", "lenet5-tanh", "mlp"]
 PARAMETERS = {"lenet-28": 44_426, "lenet-28-logits": 44_426, "lenet5-1998": 60_000, "lenet5-best": 44_652}
@@ -37,11 +37,10 @@ def test_all_presets_are_there() -> None:
 @pytest.mark.usefixtures("_at_root")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_holds_what_differs_and_where_it_is_from(name: str) -> None:
-    base = load_params(ROOT / "params.yaml")
     preset = load_preset(name)
-    params = overlaid(base, (name, preset.changes))
-    assert differences(params, base) == preset.changes
-    assert sum(parameter.numel() for parameter in build(params.model).parameters()) == PARAMETERS[name]
+    values = overlaid(workspace(), (name, preset.changes))
+    assert differences(values, workspace()) == preset.changes
+    assert sum(parameter.numel() for parameter in build(Model(**values["model"])).parameters()) == PARAMETERS[name]
     text = (ROOT / f"presets/{name}.yaml").read_text()
     assert text.startswith("# ")
     assert text.index("\n\n") > 100
@@ -287,7 +286,6 @@ REQUIRED |= {"lenet5-1998": 0.99, "lenet5-best": 0.995}
 @pytest.mark.usefixtures("_at_root")
 def test_the_committed_zoo() -> None:
     """It is of these presets, and its figures, which the README gives, are what has to be reached."""
-    base = load_params(ROOT / "params.yaml")
     table = pandas.read_csv(ROOT / "metrics/zoo.csv", index_col="preset")
     assert list(table.index) == NAMES
     assert (table["seeds"] >= 3).all()
@@ -295,7 +293,7 @@ def test_the_committed_zoo() -> None:
     for name, row in table.iterrows():
         preset = load_preset(str(name))
         assert row["parameters"] == PARAMETERS[str(name)]
-        assert row["epochs"] == overlaid(base, (str(name), preset.changes)).train.epochs
+        assert row["epochs"] == overlaid(workspace(), (str(name), preset.changes))["train"]["epochs"]
         assert row["claimed"] == preset.claimed or (preset.claimed is None and pandas.isna(row["claimed"]))
         assert row["accuracy_min"] <= row["accuracy_mean"] <= row["accuracy_max"]
         assert row["accuracy_mean"] >= REQUIRED.get(str(name), 0)

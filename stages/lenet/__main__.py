@@ -14,20 +14,20 @@ def describe(
 ) -> None:
     """Print the network as a table of its layers: kernel, stride, padding, output, parameters, connections."""
     with one_line_errors(debug):
-        from lenet.params import load_params
-        from lenet.presets import PARAMS, foundation, load_preset, overlaid
+        from lenet.params import Model
+        from lenet.presets import foundation, load_preset, overlaid, workspace
 
         if preset:
-            settings = overlaid(foundation(), (f"presets/{preset}.yaml", load_preset(preset).changes))
+            values = overlaid(foundation(), (f"presets/{preset}.yaml", load_preset(preset).changes))
         else:
-            settings = load_params(PARAMS)
+            values = workspace()
 
         import pandas
 
         from lenet.description import Layer, describe
         from lenet.network import build
 
-        layers = describe(build(settings.model))
+        layers = describe(build(Model(**values["model"])))
         parameters, connections = sum(row.parameters for row in layers), sum(row.connections for row in layers)
         table = pandas.DataFrame([*layers, Layer("total", "", "", "", "", "", parameters, connections)])
         counts = dict.fromkeys(["parameters", "connections"], "{:,}".format)
@@ -50,8 +50,7 @@ def preset(
     """
     with one_line_errors(debug):
         from lenet import InputError, experiments
-        from lenet.params import load_params
-        from lenet.presets import PARAMS, differences, foundation, load_preset, overlaid, parse_settings
+        from lenet.presets import differences, foundation, load_preset, overlaid, parse_settings, workspace
 
         layers = [(f"presets/{name}.yaml", load_preset(name).changes), ("--set", parse_settings(settings or []))]
         wanted = overlaid(foundation(), *layers)
@@ -64,7 +63,7 @@ def preset(
                 f"`dvc exp rename {name} NEW`, or let it go, `dvc exp remove {name}`, and run this again"
             )
         else:
-            experiments.run(name, differences(wanted, load_params(PARAMS)))
+            experiments.run(name, differences(wanted, workspace()))
 
 
 def zoo(

@@ -7,10 +7,9 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lenet import InputError
-from lenet.params import Params
 from lenet.presets import Values
 
 
@@ -19,8 +18,8 @@ class Experiment(NamedTuple):
 
     Attributes
     ----------
-    params : dict
-        section -> key -> value, all of params.yaml.
+    values : dict
+        All of params.yaml.
     metrics : dict
         name -> value, those of train.json and test.json together.
     sources : dict
@@ -28,15 +27,15 @@ class Experiment(NamedTuple):
     """
 
     revision: str
-    params: dict[str, Any]
+    values: Values
     metrics: dict[str, float]
     sources: dict[str, str]
 
-    def is_of(self, params: Params) -> bool:
+    def is_of(self, values: Values) -> bool:
         """Whether it is what a run with these parameters and the workspace's code would be."""
         pipeline = subprocess.run(["git", "diff", "--quiet", self.revision, "--", "dvc.yaml"], check=False)
         code = all(_md5(Path(path)) == md5 for path, md5 in self.sources.items())
-        return self.params == params.model_dump() and code and pipeline.returncode == 0
+        return self.values == values and code and pipeline.returncode == 0
 
 
 def _md5(path: Path) -> str | None:

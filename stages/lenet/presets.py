@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lenet import InputError
-from lenet.params import Params, check, load_params, parse_yaml
+from lenet.params import Params, check, parse_yaml
 
 FOLDER = Path("presets")
 PARAMS = Path("params.yaml")
 
+# section -> key -> value
 Values = dict[str, dict[str, Any]]
 
 
@@ -21,7 +22,7 @@ class Preset(NamedTuple):
     claimed : float or None
         The test accuracy, a fraction of 1, that the document claims from which the settings are; None if it has none.
     changes : dict
-        section -> key -> value, of the parameters that differ from the committed ones.
+        The parameters that differ from the committed ones.
     """
 
     claimed: float | None
@@ -54,8 +55,16 @@ def load_preset(name: str) -> Preset:
     return Preset(claimed, values)
 
 
-def foundation() -> Params:
-    """The parameters that a preset is laid over: params.yaml, but `model` and `train` as the last commit has them.
+def workspace() -> Values:
+    """The values of params.yaml, checked.
+
+    They and those below stay as they are written, 0 where 0.0 is meant: to DVC's cache these are two values.
+    """
+    return _checked(parse_yaml(PARAMS.read_bytes(), str(PARAMS)), str(PARAMS))
+
+
+def foundation() -> Values:
+    """The values that a preset is laid over: params.yaml, but `model` and `train` as the last commit has them.
 
     An experiment that is in the workspace, `dvc exp run` leaves it there, must not be mixed into a preset.
     """
@@ -63,8 +72,13 @@ def foundation() -> Params:
     shown = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, check=False)
     if shown.returncode:
         raise InputError(f"{source}: {shown.stderr.decode().strip()}; presets need a Git repository that has it")
-    committed = check(Params, parse_yaml(shown.stdout, source), source)
-    return load_params(PARAMS).model_copy(update={"model": committed.model, "train": committed.train})
+    committed = _checked(parse_yaml(shown.stdout, source), source)
+    return workspace() | {"model": committed["model"], "train": committed["train"]}
+
+
+def _checked(values: Any, source: str) -> Values:
+    check(Params, values, source)
+    return dict(values)
 
 
 def parse_settings(settings: list[str]) -> Values:
@@ -79,25 +93,23 @@ def parse_settings(settings: list[str]) -> Values:
     return changes
 
 
-def overlaid(params: Params, *layers: tuple[str, Values]) -> Params:
-    """Lay changes over parameters, one layer after the other; `(source, changes)` each, the source named in errors.
+def overlaid(values: Values, *layers: tuple[str, Values]) -> Values:
+    """Lay changes over values, one layer after the other; `(source, changes)` each, the source named in errors.
 
     Raises
     ------
     InputError
         A layer has an unknown key or a value that is not allowed, alone or beside the others.
     """
-    values: Values = params.model_dump()
     for _, changes in layers:
         values = {section: values.get(section, {}) | changes.get(section, {}) for section in values | changes}
-    return check(Params, values, " and ".join(source for source, changes in layers if changes))
+    return _checked(values, " and ".join(source for source, changes in layers if changes))
 
 
-def differences(params: Params, base: Params) -> Values:
-    """What of `params` is not as in `base`: section -> key -> value, without sections that are the same."""
-    values, before = params.model_dump(), base.model_dump()
+def differences(values: Values, base: Values) -> Values:
+    """What of `values` is not as in `base`, without sections that are the same."""
     changed = {
-        section: {key: value for key, value in keys.items() if value != before[section][key]}
+        section: {key: value for key, value in keys.items() if value != base[section][key]}
         for section, keys in values.items()
     }
     return {section: keys for section, keys in changed.items() if keys}

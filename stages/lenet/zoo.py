@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 
 from lenet import InputError, experiments
 from lenet.figures import BLUE, ORANGE
-from lenet.params import Params, load_params
-from lenet.presets import PARAMS, Values, differences, foundation, load_preset, names, overlaid
+from lenet.presets import Values, differences, foundation, load_preset, names, overlaid, workspace
 
 
 class Entry(NamedTuple):
@@ -34,7 +33,7 @@ class Run(NamedTuple):
     """A preset with a seed: the experiment's name, all of its parameters, and those that are not the workspace's."""
 
     name: str
-    params: Params
+    values: Values
     changes: Values
 
 
@@ -46,12 +45,12 @@ def plan(seeds: int) -> dict[str, list[Run]]:
     InputError
         There is no preset, or one of them is not valid.
     """
-    base, workspace = foundation(), load_params(PARAMS)
+    base, here = foundation(), workspace()
 
     def run(name: str, seed: int) -> Run:
         preset = (f"presets/{name}.yaml", load_preset(name).changes)
-        params = overlaid(base, preset, ("the seed", {"train": {"seed": seed}}))
-        return Run(f"{name}-seed{seed}", params, differences(params, workspace))
+        values = overlaid(base, preset, ("the seed", {"train": {"seed": seed}}))
+        return Run(f"{name}-seed{seed}", values, differences(values, here))
 
     planned = {name: [run(name, seed) for seed in range(seeds)] for name in names()}
     if not planned:
@@ -69,7 +68,7 @@ def run_all(planned: dict[str, list[Run]]) -> list[Entry]:
     table = []
     for preset, runs in planned.items():
         for run in runs:
-            if run.name not in done or not done[run.name].is_of(run.params):
+            if run.name not in done or not done[run.name].is_of(run.values):
                 if run.name in done:
                     print(f"{run.name}: replaced, for the parameters or the code have changed", flush=True)
                     experiments.remove(run.name)
@@ -81,7 +80,7 @@ def run_all(planned: dict[str, list[Run]]) -> list[Entry]:
         entry = Entry(
             preset,
             int(metrics[0]["parameters"]),
-            runs[0].params.train.epochs,
+            runs[0].values["train"]["epochs"],
             len(runs),
             accuracies.mean(),
             accuracies.std(),
