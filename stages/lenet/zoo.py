@@ -68,12 +68,14 @@ def run_all(planned: dict[str, list[Run]]) -> list[Entry]:
     table = []
     for preset, runs in planned.items():
         for run in runs:
-            if run.name not in done or not done[run.name].is_of(run.values):
+            # More than once only if a commit is made meanwhile: DVC records a run on the commit that it began on.
+            while run.name not in done or not done[run.name].is_of(run.values):
                 if run.name in done:
                     print(f"{run.name}: replaced, for the parameters or the code have changed", flush=True)
                     experiments.remove(run.name)
+                    del done[run.name]
                 experiments.run(run.name, run.changes)
-                done = experiments.recorded()
+                done |= experiments.recorded()
             print(f"{run.name}: {done[run.name].metrics['accuracy']:.2%} on the test set", flush=True)
         metrics = [done[run.name].metrics for run in runs]
         accuracies = pandas.Series([row["accuracy"] for row in metrics])
