@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from lenet import InputError, experiments
 from lenet.figures import BLUE, ORANGE
-from lenet.presets import Values, differences, foundation, load_preset, names, overlaid, workspace
+from lenet.presets import Preset, Values, differences, foundation, load_preset, names, overlaid, workspace
 
 
 class Entry(NamedTuple):
@@ -30,11 +30,12 @@ class Entry(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A preset with a seed: the experiment's name, all of its parameters, and those that are not the workspace's."""
+    """A preset with a seed: its experiment's name, all values, those that are not the workspace's, the claim."""
 
     name: str
     values: Values
     changes: Values
+    claimed: float | None
 
 
 def plan(seeds: int) -> dict[str, list[Run]]:
@@ -47,12 +48,13 @@ def plan(seeds: int) -> dict[str, list[Run]]:
     """
     base, here = foundation(), workspace()
 
-    def run(name: str, seed: int) -> Run:
-        preset = (f"presets/{name}.yaml", load_preset(name).changes)
-        values = overlaid(base, preset, ("the seed", {"train": {"seed": seed}}))
-        return Run(f"{name}-seed{seed}", values, differences(values, here))
+    def run(name: str, preset: Preset, seed: int) -> Run:
+        layers = [(f"presets/{name}.yaml", preset.changes), ("the seed", {"train": {"seed": seed}})]
+        values = overlaid(base, *layers)
+        return Run(f"{name}-seed{seed}", values, differences(values, here), preset.claimed)
 
-    planned = {name: [run(name, seed) for seed in range(seeds)] for name in names()}
+    presets = {name: load_preset(name) for name in names()}
+    planned = {name: [run(name, preset, seed) for seed in range(seeds)] for name, preset in presets.items()}
     if not planned:
         raise InputError("presets/ has no preset; run this in the project's root")
     return planned
@@ -88,7 +90,7 @@ def run_all(planned: dict[str, list[Run]]) -> list[Entry]:
             accuracies.std(),
             accuracies.min(),
             accuracies.max(),
-            load_preset(preset).claimed,
+            runs[0].claimed,
         )
         table.append(entry)
     return table
