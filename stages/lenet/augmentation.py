@@ -11,8 +11,9 @@ def random_affine(images: Tensor, strength: float, random: torch.Generator) -> T
     """Turn, scale, shear and shift each image by amounts of its own: uint8 [N, H, W] -> float32 [N, H, W], 0 to 255.
 
     At strength 1 the amounts are uniform in -12 to 12 degrees, 0.88 to 1.12 times, -0.2 to 0.2 (a tangent) and -2.5 to
-    2.5 pixels along each axis; another strength multiplies these ranges. Pixels are interpolated bilinearly, outside is
-    background. LeCun et al., 1998, section III, trained on such images too: shifted, scaled, squeezed and sheared.
+    2.5 pixels along each axis; another strength multiplies these ranges. They say where each new pixel is read, so that
+    0.88 times is an image 1.14 times as large. Pixels are interpolated bilinearly, outside is background. LeCun et al.,
+    1998, section III, trained on such images too: shifted, scaled, squeezed and sheared.
     """
     amounts = strength * (2 * torch.rand(5, len(images), generator=random) - 1)
     angle, scale, shear = amounts[0] * math.radians(12), 1 + 0.12 * amounts[1], 0.2 * amounts[2]
