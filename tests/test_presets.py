@@ -298,9 +298,6 @@ def test_the_committed_zoo() -> None:
         assert f"{row['accuracy_min']:.2%} to {row['accuracy_max']:.2%}" in line
 
 
-missed = pytest.mark.xfail(strict=True, reason="not reached yet; the README says what is")
-
-
 @pytest.mark.parametrize(
     ("name", "least"),
     [
@@ -308,8 +305,8 @@ missed = pytest.mark.xfail(strict=True, reason="not reached yet; the README says
         ("lenet5-relu", 0.987),
         ("lenet5-max", 0.98),
         ("lenet5-1998", 0.99),
-        pytest.param("lenet5-tanh", 0.989, marks=missed),
-        pytest.param("lenet5-best", 0.995, marks=missed),
+        ("lenet5-tanh", 0.989),
+        ("lenet5-best", 0.995),
     ],
 )
 def test_the_committed_zoo_reaches_what_it_is_meant_to(name: str, least: float) -> None:
