@@ -20,12 +20,17 @@ def train(
     model: Annotated[Path, typer.Option(help="Where the trained model goes.")] = Path("models/lenet.pt"),
     metrics: Annotated[Path, typer.Option(help="Where the last epoch's figures go.")] = Path("metrics/train.json"),
     history: Annotated[Path, typer.Option(help="Where each epoch's figures go.")] = Path("plots/training.csv"),
+    checkpoints: Annotated[
+        Path, typer.Option(help="Folder for what an interrupted training goes on from; emptied when it ends.")
+    ] = Path("models/checkpoints"),
     debug: Debug = False,
 ) -> None:
     """Train the network of the parameters' model section as their train section says.
 
     The device is found by itself: CUDA, MPS, else the CPU (train.device forces one). The history grows by a row as
-    each epoch ends; the model is written when all have ended. The test set is not read.
+    each epoch ends; the model is written when all have ended. Interrupted, the same command goes on behind the last
+    finished epoch, if nothing has changed that decides the result, and ends with the same bytes. The test set is not
+    read.
     """
     with one_line_errors(debug):
         from lenet.params import load_params
@@ -38,25 +43,32 @@ def train(
         from tqdm import tqdm
 
         from lenet import training
+        from lenet.checkpoints import clear, identity, load, only_one, save
         from lenet.files import write_csv, write_json
         from lenet.network import build, save_model
         from lenet.tensors import load_dataset
 
         device = training.find_device(options.device)
+        training.be_deterministic()
         torch.set_num_threads(options.threads)
-        training_set = load_dataset(data / "training.pt")
-        validation_set = load_dataset(data / "validation.pt") if (data / "validation.pt").exists() else None
+        bar = tqdm(unit="batch", leave=False, disable=not sys.stderr.isatty())
+        with only_one(checkpoints), bar:
+            training_set = load_dataset(data / "training.pt")
+            validation_set = load_dataset(data / "validation.pt") if (data / "validation.pt").exists() else None
 
-        torch.manual_seed(training.generator(options.seed, epoch=0).initial_seed())
-        network = build(settings.model)
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        images = len(training_set.labels)
-        print(f"{settings.model.architecture}: {parameters} parameters, {images} images, on {device}", flush=True)
+            torch.manual_seed(training.generator(options.seed, epoch=0).initial_seed())
+            network = build(settings.model)
+            parameters = sum(parameter.numel() for parameter in network.parameters())
+            images = len(training_set.labels)
+            print(f"{settings.model.architecture}: {parameters} parameters, {images} images, on {device}", flush=True)
 
-        rows: list[training.Epoch] = []
-        started = time.monotonic()
-
-        with tqdm(unit="batch", leave=False, disable=not sys.stderr.isatty()) as bar:
+            decisive = settings.model_dump(include={"model", "train"})
+            checkpoint = checkpoints / f"{identity(decisive, (training_set, validation_set), device)}.checkpoint"
+            reached = load(checkpoint)
+            rows = [training.Epoch(*row) for row in reached["rows"]] if reached else []
+            if rows:
+                print(f"goes on behind epoch {len(rows)}/{options.epochs}, the last that was finished", flush=True)
+                write_csv(history, pandas.DataFrame(rows))
 
             def progress(batches: "tuple[Tensor, ...]") -> "Iterator[Tensor]":
                 bar.reset(total=len(batches))
@@ -65,8 +77,11 @@ def train(
                     yield batch
                     bar.update()
 
-            for row in training.train(network, training_set, validation_set, options, device, progress):
+            started = time.monotonic()
+            epochs = training.train(network, training_set, validation_set, options, device, reached, progress)
+            for row, state in epochs:
                 rows.append(row)
+                save(checkpoint, state | {"rows": [tuple(row) for row in rows]})
                 write_csv(history, pandas.DataFrame(rows))
                 line = f"loss {row.train_loss:.4f}, accuracy {row.train_accuracy:.2%}"
                 if validation_set:
@@ -75,8 +90,9 @@ def train(
                 bar.clear()
                 print(f"epoch {row.epoch}/{options.epochs}: {line} ({time.monotonic() - started:.1f} s)", flush=True)
 
-        save_model(model, settings.model, network)
-        write_json(metrics, {"parameters": parameters, **rows[-1].figures()})
+            save_model(model, settings.model, network)
+            write_json(metrics, {"parameters": parameters, **rows[-1].figures()})
+            clear(checkpoints)
 
 
 if __name__ == "__main__":

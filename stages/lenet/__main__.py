@@ -91,9 +91,61 @@ def zoo(
         print(f"{table}, {picture}: {len(rows)} presets")
 
 
+def verify(
+    record: Annotated[
+        bool, typer.Option("--record", help="Where every output is equal, note this environment in environment.lock.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Clone what is committed, rerun every stage there, and compare each output with dvc.lock to the byte.
+
+    Exit status 0 if all are equal. If not, 1: then it says what is not as it was in the environment where they were
+    made, as environment.lock recorded it, and whether the metrics are within what other rounding explains. The
+    workspace and DVC's cache are neither used nor changed.
+    """
+    with one_line_errors(debug):
+        import tempfile
+
+        from lenet import InputError, verify
+
+        with tempfile.TemporaryDirectory(prefix="lenet-verify-") as folder:
+            clone = Path(folder) / "clone"
+            verify.clone(clone)
+            committed, stale = verify.outputs(clone), verify.stale_inputs(clone)
+            verify.rerun(clone)
+            here = verify.outputs(clone)
+            different = [path for path, md5 in committed.items() if here.get(path) != md5]
+            metrics = verify.metric_changes(clone) if different else []
+
+        print()
+        for path in committed:
+            print(f"{path:30} {'DIFFERS' if path in different else 'equal'}")
+        if not different:
+            if record:
+                verify.record(committed)
+            print(f"all {len(committed)} outputs are those of {verify.LOCK}, to the byte")
+            return
+
+        if stale:
+            print(f"\n{verify.LOCK} was not made from what is committed beside it, but from other versions of:")
+            print(*(f"  {name}" for name in stale), sep="\n")
+        print("\nIn the environment, what is not as it was where they were made:")
+        print(*(f"  {line}" for line in verify.environment_changes(committed) or ["nothing"]), sep="\n")
+        allowed = ", ".join(f"{name} {tolerance}" for name, tolerance in verify.TOLERANCE.items())
+        print(f"\nMetrics, as committed and here (tolerance: {allowed}):")
+        for change in metrics:
+            judgement = "within" if change.tolerated else "BEYOND"
+            print(f"  {change.name:40} {change.committed:<9.6g} {change.here:<9.6g} {judgement}")
+        beyond = any(not change.tolerated for change in metrics)
+        raise InputError(
+            f"{len(different)} of {len(committed)} outputs are not those of {verify.LOCK}; their metrics are "
+            f"{'beyond' if beyond else 'within'} the tolerance"
+        )
+
+
 def main() -> None:
     """Run the program `lenet`."""
-    run("lenet", describe, preset, zoo)
+    run("lenet", describe, preset, zoo, verify)
 
 
 if __name__ == "__main__":

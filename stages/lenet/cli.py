@@ -1,6 +1,7 @@
 """What every command line has in common: shared options, one-line errors and exit statuses."""
 
 import errno
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,17 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         if debug:
             raise
         print("error:", " ".join(_message(error).split()), file=sys.stderr)
-        raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
+        # 128 + the signal is what a shell makes of a program that one ended.
+        raise typer.Exit(128 + _signal(error) if isinstance(error, KeyboardInterrupt) else 1) from None
+
+
+def _signal(error: KeyboardInterrupt) -> signal.Signals:
+    return error.args[0] if error.args else signal.SIGINT
+
+
+def _terminate(number: int, _: object) -> None:
+    """End as Ctrl-C does: what is half written is removed."""
+    raise KeyboardInterrupt(signal.Signals(number))
 
 
 def _message(error: BaseException) -> str:
@@ -43,12 +54,14 @@ def _message(error: BaseException) -> str:
         case InputError():
             return str(error)
         case KeyboardInterrupt():
-            return "interrupted; run the same command again"
+            return f"stopped by {_signal(error).name}; run the same command again"
         case FileNotFoundError(filename=str() | Path() as name):
             return f"{name}: no such file; `dvc repro`, in the project's root, makes what a stage reads"
         case OSError(strerror=str(reason)):
             where = "standard output" if error.filename is None else error.filename
             return f"{where}: {reason}; {_ADVICE.get(error.errno or 0, 'mend that and run this again')}"
+        case MemoryError() | RuntimeError() if isinstance(error, MemoryError) or "memory" in str(error):
+            return "not enough memory; end other programs or use a smaller batch_size, and run this again"
         case _:
             return f"unexpected {type(error).__name__}: {error}; run it again with --debug for the traceback"
 
@@ -59,6 +72,7 @@ def run(name: str, *commands: Callable[..., Any]) -> None:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     for command in commands:
         app.command()(command)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(app(prog_name=name, standalone_mode=False))
     except TyperException as error:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def _md5(path: Path) -> str | None:
 def recorded() -> dict[str, Experiment]:
     """The finished experiments of the commit that is checked out, by name."""
     found = {}
-    for commit in json.loads(_dvc("exp", "show", "--json", capture=True)):
+    for commit in json.loads(dvc("exp", "show", "--json", capture=True)):
         # With an executor it is queued, running or failed; one whose run was killed stays "running" for ever.
         for group in [group for group in commit["experiments"] or [] if not group["executor"]]:
             for entry in [entry for entry in group["revs"] if entry["data"]]:
@@ -63,7 +64,7 @@ def recorded() -> dict[str, Experiment]:
 
 def remove(name: str) -> None:
     """Let DVC forget an experiment; what it computed stays in DVC's cache."""
-    _dvc("exp", "remove", name, capture=True)
+    dvc("exp", "remove", name, capture=True)
 
 
 def run(name: str, changes: Values) -> None:
@@ -79,7 +80,7 @@ def run(name: str, changes: Values) -> None:
     overrides = [f"{section}.{key}={_text(value)}" for section, keys in changes.items() for key, value in keys.items()]
     arguments = ["exp", "run", "--temp", "--name", name, *(text for pair in overrides for text in ("-S", pair))]
     print(">", shlex.join(["dvc", *arguments]), flush=True)
-    _dvc(*arguments)
+    dvc(*arguments)
 
 
 def _text(value: object) -> str:
@@ -87,18 +88,31 @@ def _text(value: object) -> str:
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
-def _dvc(*arguments: str, capture: bool = False) -> str:
-    """Run DVC, of this Python environment; its output goes to the terminal or, with `capture`, is returned."""
+def dvc(*arguments: str, capture: bool = False, cwd: Path = Path(), **environment: str) -> str:
+    """Run DVC, of this Python environment; its output goes to the terminal or, with `capture`, is returned.
+
+    Raises
+    ------
+    InputError
+        It failed, and has said why.
+    """
     # A stage's command is `python ...`: that has to be this Python, whether or not its environment is activated.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(
-        command,
-        env=os.environ | {"PATH": path},
+    with subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=cwd,
+        env=os.environ | {"PATH": path} | environment,
         stdout=subprocess.PIPE if capture else None,
         text=True,
-        check=False,
-    )
-    if done.returncode:
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate()
+        except KeyboardInterrupt:
+            # DVC waits for its stage: both have to hear of it, also where only this program was told.
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait()
+            raise
+    if process.returncode:
         raise InputError(f"`{shlex.join(['dvc', *arguments])}` failed, and said why above")
-    return done.stdout or ""
+    return output or ""

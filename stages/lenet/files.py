@@ -1,7 +1,9 @@
 """Files that appear whole or not at all, and the text formats of metrics and tables."""
 
+import glob
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +20,14 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     """Open a file to write bytes to; it takes its place under `path` only when the block ends without an error.
 
     The parent folder is made if need be. Until then the bytes are in a hidden file beside it (the same file system, so
-    that the rename cannot fail half-way), which is removed if the block fails.
+    that the rename cannot fail half-way), which is removed if the block fails. What a program left there that was
+    killed is removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        for left in leftovers(path.parent, glob.escape(path.name)):
+            left.unlink(missing_ok=True)
         with aside.open("wb") as file:
             yield file
         aside.replace(path)
@@ -31,6 +36,18 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path, pattern: str) -> Iterator[Path]:
+    """The hidden files of programs that were killed while they wrote a file whose name matches the glob pattern."""
+    for path in folder.glob(f".{pattern}.*.part"):
+        writer = path.name.split(".")[-2]
+        try:
+            os.kill(int(writer), 0)
+        except ProcessLookupError:
+            yield path
+        except (OSError, ValueError, OverflowError):
+            continue  # Another user's program, or not a file of ours.
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -61,8 +78,10 @@ def read_csv(path: Path, columns: dict[str, str]) -> "pandas.DataFrame":
     import pandas
 
     try:
-        table = pandas.read_csv(path, dtype=columns)
-    except ValueError as error:  # pandas' own parser errors and bad UTF-8 are both ValueErrors.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What numpy finds odd about a number is in the error below.
+            table = pandas.read_csv(path, dtype=columns)
+    except (ValueError, OverflowError) as error:  # pandas' own parser errors and bad UTF-8 are ValueErrors too.
         raise InputError(f"{path}: not a valid table of numbers: {error}; `dvc repro` writes it anew") from None
     # Without names for all of its fields, pandas takes a row's first ones for an index.
     if list(table.columns) != list(columns) or not isinstance(table.index, pandas.RangeIndex):

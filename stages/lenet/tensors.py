@@ -3,7 +3,7 @@
 import io
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from lenet import InputError
 from lenet.files import write_bytes
 from lenet.idx import SIDE
+
+_ZIP = b"PK\3\4"
 
 
 class Dataset(NamedTuple):
@@ -69,9 +71,14 @@ def load_dataset(path: Path) -> Dataset:
 def write_pt(path: Path, content: object) -> None:
     """Write a .pt file whole or not at all."""
     # Through memory, because torch reports a disk that is full as something else.
+    write_bytes(path, to_pt(content))
+
+
+def to_pt(content: object) -> bytes:
+    """The bytes of a .pt file."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def is_plain(tensor: object) -> bool:
@@ -84,13 +91,21 @@ def is_plain(tensor: object) -> bool:
 
 def load_pt(path: Path) -> Any:
     """Read any .pt file without running code from it; `InputError` if it is damaged, foreign or would run some."""
+    with path.open("rb") as file:
+        return parse_pt(path, file)
+
+
+def parse_pt(path: Path, file: IO[bytes]) -> Any:
+    """Read what is open as `load_pt` does; `path` names it in errors."""
+    # What is no zip archive torch takes for the formats of its first years, and may unpack it into a folder.
+    if file.read(len(_ZIP)) != _ZIP:
+        raise refused(path, "is not a .pt file that is safe to load (no zip archive)")
+    file.seek(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # What torch finds odd about a foreign file is in the error below.
             # weights_only: a pickle is a program, and this refuses to run any but those that build tensors.
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+            return torch.load(file, map_location="cpu", weights_only=True)
     # Foreign bytes make torch's reader fail in any way it likes; each means the same to the user.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:80]

@@ -1,8 +1,9 @@
 """The training of a network: the device, the optimiser, the learning rate's schedule, and the loop."""
 
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from lenet.tensors import Dataset
 # The paper has a positive constant j and does not give it.
 RBF_J = 10.0
 
-Progress = Callable[[tuple[Tensor, ...]], Iterator[Tensor]]
+Progress = Callable[[tuple[Tensor, ...]], Iterable[Tensor]]
+State = dict[str, Any]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -58,6 +60,16 @@ def find_device(name: str) -> torch.device:
     if not available[name]:
         raise InputError(f"train.device is {name}, which this machine does not have; use auto or cpu")
     return torch.device(name)
+
+
+def be_deterministic() -> None:
+    """Have PyTorch use the algorithms that give the same bits each time, and fail where it has none.
+
+    On a processor they are the usual ones. CUDA's libraries need their workspace fixed before the device is first used
+    (PyTorch, "Reproducibility").
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
 
 
 def generator(seed: int, epoch: int) -> torch.Generator:
@@ -119,15 +131,22 @@ def train(
     validation: Dataset | None,
     options: Train,
     device: torch.device,
+    state: State | None = None,
     progress: Progress = iter,
-) -> Iterator[Epoch]:
-    """Train the network in place, and yield a row of history as each epoch ends.
+) -> Iterator[tuple[Epoch, State]]:
+    """Train the network in place; as each epoch ends, yield a row of history and the state of the training.
+
+    An epoch is a function of the parameters, its number and the state before it: its order, dropout and augmentation
+    are drawn from `generator(train.seed, epoch)`. So a training that goes on from a state ends with the same weights.
 
     The data live on the device as uint8 and a batch is one gather: LeNet's arithmetic is so small that a Python call
     for each image would cost several times more than the training.
 
     Parameters
     ----------
+    state : dict, optional
+        What an earlier, interrupted training yielded last: begin behind its last epoch. It is not copied: one that is
+        yielded here is to be saved before the next is asked for.
     progress : callable
         Wraps an epoch's batches of indices, as tqdm does, to show how far it is.
 
@@ -146,47 +165,61 @@ def train(
             f"train.batch_size is {options.batch_size}, which leaves one of {len(labels)} images for the last batch; "
             "model.batch_norm needs two at least: use another size"
         )
-    steps = math.ceil(len(labels) / options.batch_size) * options.epochs
-    schedule = make_schedule(optimizer, options, steps)
+    batches = math.ceil(len(labels) / options.batch_size)
+    schedule = make_schedule(optimizer, options, batches * options.epochs)
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer} | ({"schedule": schedule} if schedule else {})
+    done = 0
+    if state:
+        done = state["epoch"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
 
-    for epoch in range(1, options.epochs + 1):
+    for epoch in range(done + 1, options.epochs + 1):
         network.train()
         random = generator(options.seed, epoch)
         order = torch.randperm(len(labels), generator=random).to(device)
         # Dropout knows no other source than PyTorch's global one.
         torch.manual_seed(int(torch.randint(2**63 - 1, (), generator=random)))
-        total_loss = torch.zeros((), device=device)
+        total_loss = 0.0
         correct = torch.zeros((), device=device, dtype=torch.int64)
-        for batch in progress(order.split(options.batch_size)):
+        for number, batch in enumerate(progress(order.split(options.batch_size)), 1):
             inputs, targets = images[batch], labels[batch]
             if options.augment:
                 inputs = random_affine(inputs, options.augment, random)
             logits = network(inputs)
             loss = criterion(logits, targets)
+            learning_rate = optimizer.param_groups[0]["lr"]
+            where = f"epoch {epoch}, batch {number} of {batches}"
+            if not math.isfinite(value := loss.item()):
+                raise diverged(where, value, learning_rate, options)
             optimizer.zero_grad()
             loss.backward()
-            learning_rate = optimizer.param_groups[0]["lr"]
             optimizer.step()
             if schedule:
                 schedule.step()
-            total_loss += loss.detach() * len(batch)
+            total_loss += value * len(batch)
             correct += (logits.argmax(dim=1) == targets).sum()
 
-        train_loss = total_loss.item() / len(labels)
         validation_loss, validation_accuracy = (
             loss_and_accuracy(network, validation, criterion, device, options.batch_size)
             if validation
             else (math.nan, math.nan)
         )
+        # What the last step did to the weights no loss of a batch has seen.
         weights_are_finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
-        if not (math.isfinite(train_loss + (validation_loss if validation else 0)) and weights_are_finite):
-            raise InputError(
-                f"training diverged in epoch {epoch}: loss {train_loss:.3g}, learning rate {learning_rate:.3g}; "
-                "no model is written; try a smaller train.learning_rate"
-            )
-        yield Epoch(
-            epoch, train_loss, correct.item() / len(labels), validation_loss, validation_accuracy, learning_rate
-        )
+        if not weights_are_finite or (validation and not math.isfinite(validation_loss)):
+            raise diverged(where, validation_loss if validation else value, learning_rate, options)
+        train_loss, train_accuracy = total_loss / len(labels), correct.item() / len(labels)
+        row = Epoch(epoch, train_loss, train_accuracy, validation_loss, validation_accuracy, learning_rate)
+        yield row, {"epoch": epoch} | {name: part.state_dict() for name, part in parts.items()}
+
+
+def diverged(where: str, loss: float, rate: float, options: Train) -> InputError:
+    """The error for a training whose numbers broke."""
+    return InputError(
+        f"training diverged in {where}: loss {loss:.3g}, learning rate {rate:.3g}; no model is written; "
+        f"try a smaller rate, train.learning_rate={options.learning_rate / 10:.2g} say"
+    )
 
 
 def loss_and_accuracy(

@@ -1,0 +1,89 @@
+"""What an interrupted training goes on from: its state after the last finished epoch, and the result it leads to."""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lenet import InputError
+from lenet.environment import environment
+from lenet.files import leftovers, write_bytes
+from lenet.tensors import Dataset, parse_pt, to_pt
+
+_DIGEST = hashlib.sha256().digest_size
+
+
+def identity(parameters: dict[str, Any], datasets: Iterable[Dataset | None], device: torch.device) -> str:
+    """A name for the result of a training, 16 hexadecimal digits: another one if anything that decides it is another.
+
+    That is the parameters, the data, the code (each source file of the project that this program has loaded), the
+    packages, the processor and the device.
+    """
+    folder = Path(__file__).parents[1]
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    loaded = (Path(file) for file in files if file and file.startswith(f"{folder}{os.sep}"))
+    facts = {
+        "parameters": parameters,
+        "data": [[_sha256(tensor.numpy()) for tensor in dataset] for dataset in datasets if dataset],
+        "code": {str(path.relative_to(folder)): _sha256(path.read_bytes()) for path in loaded},
+        "environment": environment(),
+        "device": str(device),
+    }
+    return _sha256(json.dumps(facts, sort_keys=True).encode())[:16]
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Wait until no other training uses this folder, which is made if need be, and keep others from it meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # The system gives a lock back when its process ends, however it ends.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder}: another training is at work in this project; waiting for its end", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a training's state, its SHA-256 in front, whole or not at all."""
+    content = to_pt(state)
+    write_bytes(path, hashlib.sha256(content).digest() + content)
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """Read what `save` wrote; None if there is none, or if it is damaged, which is reported."""
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    digest, content = content[:_DIGEST], content[_DIGEST:]
+    try:
+        if hashlib.sha256(content).digest() != digest:
+            raise InputError(f"{path}: is damaged")
+        state: dict[str, Any] = parse_pt(path, io.BytesIO(content))
+    except InputError:
+        print(f"warning: {path} is damaged and not used; the training begins anew", file=sys.stderr)
+        return None
+    return state
+
+
+def clear(folder: Path) -> None:
+    """Remove all states, those of other trainings too."""
+    for path in [*folder.glob("*.checkpoint"), *leftovers(folder, "*.checkpoint")]:
+        path.unlink(missing_ok=True)

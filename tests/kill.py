@@ -1,0 +1,102 @@
+"""Kill the pipeline at random moments: `python tests/kill.py PROJECT --kills 20 --seed 0`.
+
+PROJECT is a clone in which `dvc repro` has run. All that it made is removed, DVC's cache and lock included, and `dvc
+repro` is started and killed with its stage (SIGKILL) at a random moment of the time that it takes; started again, which
+goes on, and killed again; and so on. Whenever it gets to its end every file must be as it was at first, to the byte,
+and it begins from nothing once more.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from conftest import tree
+
+from lenet.verify import outputs
+
+
+def state(project: Path) -> dict[str, bytes]:
+    """Every file that a run makes, dvc.lock among them."""
+    return tree(project) | {"dvc.lock": (project / "dvc.lock").read_bytes()}
+
+
+def remove(project: Path) -> None:
+    """Leave nothing of earlier runs, and nothing that they could be had back from."""
+    for name in outputs(project):
+        path = project / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (project / "dvc.lock").unlink()
+    shutil.rmtree(project / ".dvc/cache")
+
+
+def run(project: Path, seconds: float | None = None) -> tuple[bool, str]:
+    """Run `dvc repro`; kill it and its stage after so many seconds. Whether it got to its end, and its output."""
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(["dvc", "repro"], cwd=project, stdout=log, stderr=log, start_new_session=True)
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            status = None
+        log.seek(0)
+        text = log.read()
+    if status:
+        raise AssertionError(f"dvc repro exited with {status}:\n{text}")
+    return status == 0, text
+
+
+def check(project: Path, expected: dict[str, bytes]) -> None:
+    """Every byte is as expected, no file is there that was not, and none is missing."""
+    found = state(project)
+    wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    if wrong:
+        raise AssertionError(f"not as they were: {wrong}")
+
+
+def kill(project: Path, kills: int, seed: int) -> Counter[str]:
+    """Kill that many times; how many hit each stage, and how many trainings went on from a checkpoint."""
+    expected = state(project)
+    rng = random.Random(seed)  # noqa: S311
+    remove(project)
+    started = time.monotonic()
+    run(project)
+    length = time.monotonic() - started
+    check(project, expected)
+
+    hits: Counter[str] = Counter()
+    ended = True
+    while hits["kills"] < kills or not ended:
+        if ended:
+            remove(project)
+        ended, text = run(project, rng.uniform(0, length) if hits["kills"] < kills else None)
+        hits["trainings that went on"] += "goes on behind epoch" in text
+        if ended:
+            check(project, expected)
+        else:
+            stages = [line.split("'")[1] for line in text.splitlines() if line.startswith("Running stage '")]
+            hits["kills"] += 1
+            hits[stages[-1] if stages else "before the first stage"] += 1
+    return hits
+
+
+def main(
+    project: Path,
+    kills: Annotated[int, typer.Option(help="How many times.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+) -> None:
+    """Kill `dvc repro` at random moments of a clone's stages, and compare every byte in the end."""
+    hits = kill(project, kills, seed)
+    print(", ".join(f"{name}: {count}" for name, count in hits.items()))
+
+
+if __name__ == "__main__":
+    typer.run(main)
