@@ -1,7 +1,9 @@
 """The .pt files of the data set; what is read is checked before it is used."""
 
 import io
+import pickletools
 import warnings
+import zipfile
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -14,7 +16,12 @@ from lenet import InputError
 from lenet.files import write_bytes
 from lenet.idx import SIDE
 
-_ZIP = b"PK\3\4"
+# A .pt file is a zip archive with a pickle in it, which is a program. What it may call: more than this no file of this
+# project does, but PyTorch would let it ask for as much memory as it likes.
+_CALLS = {
+    *("collections Counter", "collections OrderedDict", "torch._utils _rebuild_tensor_v2"),
+    *("torch ByteStorage", "torch FloatStorage", "torch LongStorage"),
+}
 
 
 class Dataset(NamedTuple):
@@ -97,19 +104,34 @@ def load_pt(path: Path) -> Any:
 
 def parse_pt(path: Path, file: IO[bytes]) -> Any:
     """Read what is open as `load_pt` does; `path` names it in errors."""
-    # What is no zip archive torch takes for the formats of its first years, and may unpack it into a folder.
-    if file.read(len(_ZIP)) != _ZIP:
-        raise refused(path, "is not a .pt file that is safe to load (no zip archive)")
-    file.seek(0)
     try:
+        _check_archive(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # What torch finds odd about a foreign file is in the error below.
-            # weights_only: a pickle is a program, and this refuses to run any but those that build tensors.
+            # weights_only: it runs none of a pickle's calls but those that build tensors.
             return torch.load(file, map_location="cpu", weights_only=True)
-    # Foreign bytes make torch's reader fail in any way it likes; each means the same to the user.
+    # Foreign bytes make zipfile and torch fail in any way they like; each means the same to the user.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:80]
         raise refused(path, f"is not a .pt file that is safe to load ({reason})") from None
+
+
+def _check_archive(file: IO[bytes]) -> None:
+    """Refuse, by an exception of any kind, what could make torch write files or take more memory than the file has."""
+    # What does not begin as a zip archive torch reads as it did in its first years, and may unpack into a folder.
+    if file.read(4) != b"PK\3\4":
+        raise ValueError("no zip archive")
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > file.seek(0, io.SEEK_END):
+            raise ValueError("compressed")
+        # torch finds an entry by its name in upper or lower case.
+        programs = [archive.read(entry) for entry in entries if entry.filename.lower().endswith("data.pkl")]
+    for program in programs:
+        for opcode, argument, _ in pickletools.genops(program):
+            if opcode.name in ("STACK_GLOBAL", "INST") or (opcode.name == "GLOBAL" and argument not in _CALLS):
+                raise ValueError(f"calls {argument}")
+    file.seek(0)
 
 
 def refused(path: Path, why: str) -> InputError:

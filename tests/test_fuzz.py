@@ -1,0 +1,102 @@
+"""Damaged and hostile files: a short run of `python tests/fuzz.py`, and what only a person thinks of."""
+
+import io
+import resource
+import shutil
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, assert_refused, sh, tree
+
+FUZZ = str(ROOT / "tests/fuzz.py")
+
+
+def test_no_mutation_breaks_a_reader(tmp_path: Path) -> None:
+    options = ["--mutations", "300", "--examples", "30", "--seed", "1"]
+    text = sh(sys.executable, FUZZ, *options, cwd=tmp_path, TMPDIR=str(tmp_path))
+    assert text.count(" 300 tried") == 9
+    assert text.count("    0 failures") == 16
+    assert list(tmp_path.iterdir()) == []
+
+
+BROKEN = """
+import runpy, sys, types
+from lenet import checkpoints, idx, tensors
+idx.zlib = types.SimpleNamespace(error=KeyError)
+checkpoints.load = lambda path: {}
+load = tensors.load_pt
+tensors.load_pt = lambda path: open(f"{path}.extra", "w").close() or load(path)
+sys.argv = ["fuzz.py", "--mutations", "50", "--examples", "1"]
+"""
+
+
+def test_readers_that_are_wrong_are_found(tmp_path: Path) -> None:
+    """One that lets an exception through, one that takes a damaged checkpoint, one that writes a file."""
+    program = f"{BROKEN}sys.path.insert(0, {str(ROOT / 'tests')!r})\nrunpy.run_path({FUZZ!r}, run_name='__main__')\n"
+    text = sh(sys.executable, "-c", program, cwd=tmp_path, status=1, TMPDIR=str(tmp_path))
+    for words in ("zlib.error: ", "AssertionError: a damaged checkpoint would be used", "did what no reader may: open"):
+        assert words in text
+    [folder] = tmp_path.iterdir()
+    assert {kept.name.split("-")[0] for kept in (folder / "failures").iterdir()} >= {"gzip_images", "checkpoint"}
+
+
+class Call:
+    """Pickled, it calls a function when it is loaded."""
+
+    def __init__(self, *call: object) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.call[0], self.call[1:]
+
+
+def compressed(path: Path) -> None:
+    """1.5 GB of pixels in 1.5 MB."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            with archive.open(name, "w") as file:
+                for _ in range(1500 if name.endswith("/data/0") else 1):
+                    file.write(bytes(2**20) if name.endswith("/data/0") else content)
+
+
+def tar(path: Path) -> None:
+    """PyTorch's format of its first years, which it unpacks into a folder."""
+    with tarfile.open(path, "w") as archive:
+        for name in ("pickle", "storages", "tensors", "../../outside"):
+            entry = tarfile.TarInfo(name)
+            entry.size = 5
+            archive.addfile(entry, io.BytesIO(b"12345"))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(compressed, id="compressed"),
+        pytest.param(tar, id="tar"),
+        pytest.param(lambda path: torch.save(Call(bytearray, 3 * 10**9), path), id="bytearray"),
+        pytest.param(lambda path: torch.save(Call(torch.Tensor, 40000, 40000), path), id="tensor"),
+        pytest.param(lambda path: torch.save(Call(eval, "open('pwned', 'w')"), path), id="eval"),
+    ],
+)
+def test_files_that_ask_for_too_much(
+    digits_project: Path, run_stage, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
+) -> None:
+    temporary = digits_project.parent / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    spoil(digits_project / "data/processed/training.pt")
+    shutil.copy(digits_project / "data/processed/training.pt", digits_project / "models/lenet.pt")
+    before, used = tree(digits_project), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for stage in ("train", "evaluate"):
+        assert_refused(run_stage(digits_project, stage), ".pt: is not a .pt file that is safe to load")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used < 2**20
+    assert tree(digits_project) == before
+    assert list(temporary.iterdir()) == []
+    assert not (digits_project / "pwned").exists()
