@@ -10,7 +10,6 @@ A case is a function of the seed, its format and its number; a larger run begins
 import faulthandler
 import gzip
 import io
-import itertools
 import json
 import os
 import random
@@ -30,6 +29,7 @@ import hypothesis
 import torch
 import typer
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from lenet import InputError, checkpoints, digits, verify
 from lenet.files import read_csv
@@ -324,6 +324,7 @@ def main(
                 read()
         path.write_bytes(wrap(content))
     os.chdir(folder)
+    set_hypothesis_home_dir(folder)
     for name, (path, strategy, read) in texts(folder).items():
         tallies[name] = generated(name, path, strategy, read, keep, examples, seed)
     for name, tally in tallies.items():
@@ -331,10 +332,9 @@ def main(
             f"{name:25} {tally.tried:6} tried, {tally.accepted:6} accepted, {len(tally.failures):4} failures, "
             f"slowest {tally.slowest:.3f} s"
         )
-    failures = list(itertools.chain.from_iterable(tally.failures for tally in tallies.values()))
     print(f"memory: {(peak() - base) / 2**20:.0f} MB more than at the start")
-    for failure in failures[:20]:
-        print(failure)
+    failures = [failure for tally in tallies.values() for failure in tally.failures[:3]]
+    print(*failures, sep="\n")
     if not failures:
         shutil.rmtree(folder)
     raise typer.Exit(1 if failures else 0)
