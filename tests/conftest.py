@@ -3,6 +3,7 @@
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,6 +45,8 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     )
     for name in ("MNIST_MIRROR", "DVC_ROOT", "DVC_STAGE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "MAKEFLAGS"):
         os.environ.pop(name, None)
+    # Programs inherit that Ctrl-C is ignored, as it is for what a shell runs in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # With it, each program would compile all that it imports anew.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -112,8 +115,11 @@ def run_stage(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
         monkeypatch.chdir(project)
         monkeypatch.setattr(sys, "argv", [f"stages/{name}.py", *options])
         capfd.readouterr()
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with pytest.raises(SystemExit) as stopped:
             runpy.run_path(str(ROOT / "stages" / f"{name}.py"), run_name="__main__")
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         output, error = capfd.readouterr()
         return Outcome(int(stopped.value.code or 0), output, error)
 

@@ -66,13 +66,15 @@ def problems(project: Path, name: str) -> Iterator[str]:
     def within(path: str, folder: str) -> bool:
         return path == folder or path.startswith(f"{folder}/")
 
-    # Python reads its sources and writes their bytecode, every stage reads params.yaml; downloads are kept outside of
-    # what DVC knows.
-    known = {"params.yaml", "data/downloads", *sources, *use["modules"]}
+    # Python reads its sources and writes their bytecode, every stage reads params.yaml; downloads and checkpoints are
+    # kept outside of what DVC knows.
+    aside = ("data/downloads", "models/checkpoints")
+    known = {"params.yaml", *aside, *sources, *use["modules"]}
     inputs = dependencies - sources
     files = {kind: {path for path in use[kind] if "__pycache__" not in path} for kind in ("opened", "written")}
     read = {path for path in files["opened"] if not any(within(path, k) for k in known)}
-    written = {path for path in files["written"] if not within(path, "data/downloads") and not path.endswith(".part")}
+    written = {path for path in files["written"] if not path.endswith(".part")}
+    written -= {path for path in written if any(within(path, folder) for folder in aside)}
     for path in read:
         if not any(within(path, entry) for entry in inputs | outputs):
             yield f"{path} is read, not declared"

@@ -1,6 +1,7 @@
 """Runs that are killed, stopped, starved or doubled: they cost minutes, not results."""
 
 import gzip
+import os
 import shutil
 import signal
 import subprocess
@@ -143,29 +144,31 @@ def test_signals(digits_project: Path, number: signal.Signals) -> None:
 
 
 def test_a_second_training_waits(digits_project: Path) -> None:
-    set_params(digits_project, "train.epochs=8")
-    sh(*TRAIN, cwd=digits_project)
     expected = tree(digits_project)
     first = Running(digits_project, *TRAIN)
-    first.until("epoch 1/8")
+    first.until("epoch 1/2")
+    first.process.send_signal(signal.SIGSTOP)
     second = Running(digits_project, *TRAIN)
     second.until("models/checkpoints: another training is at work in this project; waiting for its end")
+    first.process.send_signal(signal.SIGCONT)
     assert first.end()[0] == 0
     status, text = second.end()
     assert status == 0
-    assert "epoch 1/8" in text
+    assert "epoch 1/2" in text
     assert tree(digits_project) == expected
 
 
 def test_a_second_dvc_says_so(digits_project: Path) -> None:
-    set_params(digits_project, "train.epochs=40")
-    first = Running(digits_project, "dvc", "repro")
-    first.until("epoch 1/40")
-    text = sh("dvc", "repro", cwd=digits_project, status=255)
+    expected = state(digits_project)
+    first = Running(digits_project, "dvc", "repro", "--force")
+    first.until("epoch 1/2")
+    os.killpg(first.process.pid, signal.SIGSTOP)
+    text = sh("dvc", "repro", "--force", cwd=digits_project, status=255)
     assert "is busy, it is being blocked by" in text
+    os.killpg(first.process.pid, signal.SIGCONT)
     status, text = first.end()
     assert status == 0, text
-    assert "up to date" in sh("dvc", "status", cwd=digits_project)
+    assert state(digits_project) == expected
 
 
 @pytest.fixture

@@ -173,7 +173,9 @@ def test_a_training_that_diverges(digits_project: Path, run_stage, batch_size: i
     set_params(digits_project, f"train.batch_size={batch_size}")
     model = (digits_project / "models/lenet.pt").read_bytes()
     outcome = run_stage(digits_project, "train")
-    assert_refused(outcome, "training diverged in epoch ", "learning rate 1e+03", "try a smaller train.learning_rate")
+    where = "epoch 1, batch 3 of 41" if batch_size == 32 else "epoch 2, batch 1 of 1"
+    advice = ["learning rate 1e+03", "no model is written", "try a smaller rate, train.learning_rate=1e+02 say"]
+    assert_refused(outcome, f"training diverged in {where}: loss nan", *advice)
     assert (digits_project / "models/lenet.pt").read_bytes() == model
 
 
@@ -185,10 +187,13 @@ def test_device_that_is_not_there(digits_project: Path, run_stage) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda(digits_project: Path, run_stage) -> None:
-    set_params(digits_project, "train.device=cuda")
+    set_params(digits_project, "train.device=cuda", "train.augment=0.5", "model.dropout=0.1")
     outcome = run_stage(digits_project, "train")
     assert outcome.status == 0, outcome.error
     assert "on cuda" in outcome.output
+    first = tree(digits_project)
+    assert run_stage(digits_project, "train").status == 0
+    assert tree(digits_project) == first
     assert all(not t.is_cuda for t in load_model(digits_project / "models/lenet.pt").state_dict().values())
 
 

@@ -27,34 +27,26 @@ _ADVICE = {
 }
 
 
+class Stopped(BaseException):
+    """SIGINT, which is Ctrl-C, or SIGTERM told this program to end; the argument is the signal."""
+
+
 @contextmanager
 def one_line_errors(debug: bool) -> Iterator[None]:
     """Turn an exception into one line on standard error and exit status 1; with `debug`, let it through."""
     try:
         yield
-    except (Exception, KeyboardInterrupt) as error:
+    except Exception as error:
         if debug:
             raise
         print("error:", " ".join(_message(error).split()), file=sys.stderr)
-        # 128 + the signal is what a shell makes of a program that one ended.
-        raise typer.Exit(128 + _signal(error) if isinstance(error, KeyboardInterrupt) else 1) from None
+        raise typer.Exit(1) from None
 
 
-def _signal(error: KeyboardInterrupt) -> signal.Signals:
-    return error.args[0] if error.args else signal.SIGINT
-
-
-def _terminate(number: int, _: object) -> None:
-    """End as Ctrl-C does: what is half written is removed."""
-    raise KeyboardInterrupt(signal.Signals(number))
-
-
-def _message(error: BaseException) -> str:
+def _message(error: Exception) -> str:
     match error:
         case InputError():
             return str(error)
-        case KeyboardInterrupt():
-            return f"stopped by {_signal(error).name}; run the same command again"
         case FileNotFoundError(filename=str() | Path() as name):
             return f"{name}: no such file; `dvc repro`, in the project's root, makes what a stage reads"
         case OSError(strerror=str(reason)):
@@ -67,16 +59,34 @@ def _message(error: BaseException) -> str:
 
 
 def run(name: str, *commands: Callable[..., Any]) -> None:
-    """Run a function as a Typer program, several as subcommands; a bad command line is one line, and status 2."""
+    """Run a function as a Typer program, several as subcommands, and exit; a bad command line is one line, status 2.
+
+    Told to end by a signal, the function gets a `Stopped` wherever it is, so that what is half written is removed.
+    """
     # Typer's rich boxes are off: an error has to fit one line, and --help is read in logs and pagers as well.
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     for command in commands:
         app.command()(command)
-    signal.signal(signal.SIGTERM, _terminate)
+    # What a shell runs in the background ignores Ctrl-C, and is to go on doing so.
+    signals = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
     try:
-        sys.exit(app(prog_name=name, standalone_mode=False))
+        for number in signals:
+            signal.signal(number, _stop)
+        status = app(prog_name=name, standalone_mode=False)
     except TyperException as error:
         context = getattr(error, "ctx", None)
         where = context.command_path if context else name
         print(f"error: {error.format_message()} Try: {where} --help", file=sys.stderr)
-        sys.exit(error.exit_code)
+        status = error.exit_code
+    except Stopped as stop:
+        print(f"error: stopped by {stop.args[0].name}; run the same command again", file=sys.stderr)
+        status = 128 + stop.args[0]  # As shells number it.
+    finally:
+        # All is written, or removed: from here on a signal may end it at once.
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
+    sys.exit(status)
+
+
+def _stop(number: int, _: object) -> None:
+    raise Stopped(signal.Signals(number))

@@ -7,10 +7,14 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from lenet import InputError
+from lenet.cli import Stopped
 from lenet.presets import Values
 
 
@@ -104,13 +108,16 @@ def dvc(*arguments: str, capture: bool = False, cwd: Path = Path(), **environmen
         env=os.environ | {"PATH": path} | environment,
         stdout=subprocess.PIPE if capture else None,
         text=True,
-        start_new_session=True,
     ) as process:
         try:
             output, _ = process.communicate()
-        except KeyboardInterrupt:
-            # DVC waits for its stage: both have to hear of it, also where only this program was told.
-            os.killpg(process.pid, signal.SIGINT)
+        except Stopped as stop:
+            # Ctrl-C reaches DVC and its stage as well, SIGTERM was for this program alone.
+            if stop.args == (signal.SIGTERM,):
+                with suppress(psutil.NoSuchProcess):
+                    for stage in psutil.Process(process.pid).children(recursive=True):
+                        stage.terminate()
+                process.terminate()
             process.wait()
             raise
     if process.returncode:
