@@ -62,8 +62,8 @@ def train(
             images = len(training_set.labels)
             print(f"{settings.model.architecture}: {parameters} parameters, {images} images, on {device}", flush=True)
 
-            decisive = settings.model_dump(include={"model", "train"})
-            checkpoint = checkpoints / f"{identity(decisive, (training_set, validation_set), device)}.checkpoint"
+            chosen = {"model": settings.model.model_dump(), "train": options.model_dump()}
+            checkpoint = checkpoints / f"{identity(chosen, (training_set, validation_set), device)}.checkpoint"
             reached = load(checkpoint)
             rows = [training.Epoch(*row) for row in reached["rows"]] if reached else []
             if rows:

@@ -120,15 +120,14 @@ def verify(
         print()
         for path in committed:
             print(f"{path:30} {'DIFFERS' if path in different else 'equal'}")
+        if stale:
+            print(f"\n{verify.LOCK} was not made from what is committed beside it, but from other versions of:")
+            print(*(f"  {name}" for name in stale), sep="\n")
         if not different:
             if record:
                 verify.record(committed)
             print(f"all {len(committed)} outputs are those of {verify.LOCK}, to the byte")
             return
-
-        if stale:
-            print(f"\n{verify.LOCK} was not made from what is committed beside it, but from other versions of:")
-            print(*(f"  {name}" for name in stale), sep="\n")
         print("\nIn the environment, what is not as it was where they were made:")
         print(*(f"  {line}" for line in verify.environment_changes(committed) or ["nothing"]), sep="\n")
         allowed = ", ".join(f"{name} {tolerance}" for name, tolerance in verify.TOLERANCE.items())

@@ -20,7 +20,7 @@ from lenet.idx import SIDE
 # A .pt file is a zip archive with a pickle in it, which is a program. What builds tensors it may call; PyTorch would
 # let it call a few things more, and so ask for as much memory as it likes.
 _CALL = re.compile(
-    r"collections (Counter|OrderedDict)|torch\._utils _rebuild_\w+|torch \w+Storage|torch [a-z]\w*"
+    r"collections (Counter|OrderedDict)|torch\._utils _rebuild_\w+|torch (Size|\w+Storage|[a-z]\w*)"
     r"|torch\.serialization _get_layout"
 )
 

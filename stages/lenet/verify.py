@@ -1,6 +1,7 @@
 """Whether what is committed can be had again: everything rerun in a clone, and compared to the byte."""
 
 import json
+import math
 import os
 import subprocess
 from pathlib import Path
@@ -20,7 +21,7 @@ TOLERANCE = {"accuracy": 0.005, "error": 0.005, "loss": 0.02}
 
 
 class Change(NamedTuple):
-    """A metric that is not as committed."""
+    """A metric that is not as committed; NaN where there is none."""
 
     name: str
     committed: float
@@ -79,8 +80,12 @@ def stale_inputs(folder: Path) -> list[str]:
 def metric_changes(folder: Path) -> list[Change]:
     """The metrics of a clone that are not as they are committed there."""
     files: dict[str, Any] = json.loads(dvc("metrics", "diff", "--json", cwd=folder, capture=True))
+
+    def number(value: float | None) -> float:
+        return math.nan if value is None else value
+
     return [
-        Change(f"{path} {name}", values["old"], values["new"])
+        Change(f"{path} {name}", number(values.get("old")), number(values.get("new")))
         for path, metrics in files.items()
         for name, values in metrics.items()
     ]
