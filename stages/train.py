@@ -65,7 +65,7 @@ def train(
             chosen = {"model": settings.model.model_dump(), "train": options.model_dump()}
             checkpoint = checkpoints / f"{identity(chosen, (training_set, validation_set), device)}.checkpoint"
             reached = load(checkpoint)
-            rows = [training.Epoch(*row) for row in reached["rows"]] if reached else []
+            rows = [training.Epoch(int(number), *row) for number, *row in reached["rows"].tolist()] if reached else []
             if rows:
                 print(f"goes on behind epoch {len(rows)}/{options.epochs}, the last that was finished", flush=True)
                 write_csv(history, pandas.DataFrame(rows))
@@ -81,7 +81,7 @@ def train(
             epochs = training.train(network, training_set, validation_set, options, device, reached, progress)
             for row, state in epochs:
                 rows.append(row)
-                save(checkpoint, state | {"rows": [tuple(row) for row in rows]})
+                save(checkpoint, state | {"rows": torch.tensor(rows, dtype=torch.float64)})
                 write_csv(history, pandas.DataFrame(rows))
                 line = f"loss {row.train_loss:.4f}, accuracy {row.train_accuracy:.2%}"
                 if validation_set:

@@ -117,9 +117,7 @@ def formats(folder: Path) -> dict[str, Format]:
     save_dataset(data, dataset)
     options = load_params(ROOT / "params.yaml").model
     save_model(model, options, build(options))
-    checkpoints.save(
-        state, {"epoch": 1, "rows": [(1, 0.5, 0.5, 0.5, 0.5, 0.01)], "network": build(options).state_dict()}
-    )
+    checkpoints.save(state, {"epoch": 1, "rows": torch.zeros(1, 6), "network": build(options).state_dict()})
 
     whole = state.read_bytes()
 

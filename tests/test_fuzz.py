@@ -82,6 +82,7 @@ def tar(path: Path) -> None:
         pytest.param(tar, id="tar"),
         pytest.param(lambda path: torch.save(Call(bytearray, 3 * 10**9), path), id="bytearray"),
         pytest.param(lambda path: torch.save(Call(torch.Tensor, 40000, 40000), path), id="tensor"),
+        pytest.param(lambda path: torch.save([None] * 2**21, path), id="long"),
         pytest.param(lambda path: torch.save(Call(eval, "open('pwned', 'w')"), path), id="eval"),
     ],
 )

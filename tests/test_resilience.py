@@ -143,6 +143,20 @@ def test_signals(digits_project: Path, number: signal.Signals) -> None:
     assert not [name for name in left if name.endswith(".part")]
 
 
+def test_a_signal_for_lenet_alone_ends_what_it_started(digits_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = digits_project.parent / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    verify = Running(digits_project, "lenet", "verify")
+    verify.until("epoch 1/2")
+    verify.process.send_signal(signal.SIGTERM)
+    # Its end is that of all: they share the pipe that is read here.
+    status, text = verify.end()
+    assert status == 128 + signal.SIGTERM
+    assert text.splitlines()[-1] == "error: stopped by SIGTERM; run the same command again"
+    assert not list(temporary.glob("lenet-verify-*"))
+
+
 def test_a_second_training_waits(digits_project: Path) -> None:
     expected = tree(digits_project)
     first = Running(digits_project, *TRAIN)

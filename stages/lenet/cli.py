@@ -89,4 +89,7 @@ def run(name: str, *commands: Callable[..., Any]) -> None:
 
 
 def _stop(number: int, _: object) -> None:
+    # Once is enough: what follows is the cleaning up.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
     raise Stopped(signal.Signals(number))

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -111,14 +110,16 @@ def dvc(*arguments: str, capture: bool = False, cwd: Path = Path(), **environmen
     ) as process:
         try:
             output, _ = process.communicate()
-        except Stopped as stop:
-            # Ctrl-C reaches DVC and its stage as well, SIGTERM was for this program alone.
-            if stop.args == (signal.SIGTERM,):
+        except Stopped:
+            # Ctrl-C reaches DVC and its stage as well, a signal to this program alone does not.
+            try:
+                process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
                 with suppress(psutil.NoSuchProcess):
                     for stage in psutil.Process(process.pid).children(recursive=True):
                         stage.terminate()
                 process.terminate()
-            process.wait()
+                process.wait()
             raise
     if process.returncode:
         raise InputError(f"`{shlex.join(['dvc', *arguments])}` failed, and said why above")

@@ -23,6 +23,8 @@ _CALL = re.compile(
     r"collections (Counter|OrderedDict)|torch\._utils _rebuild_\w+|torch (Size|\w+Storage|[a-z]\w*)"
     r"|torch\.serialization _get_layout"
 )
+_LARGEST_PICKLE = 2**20
+"""In bytes; those here have a few thousand, and a step of such a program takes microseconds."""
 
 
 class Dataset(NamedTuple):
@@ -113,6 +115,8 @@ def parse_pt(path: Path, file: IO[bytes]) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     # Foreign bytes make zipfile and torch fail in any way they like; each means the same to the user.
     except Exception as error:
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise  # It asked for no more than it has: the machine has too little.
         reason = (str(error) or type(error).__name__).splitlines()[0][:80]
         raise refused(path, f"is not a .pt file that is safe to load ({reason})") from None
 
@@ -127,7 +131,10 @@ def _check_archive(file: IO[bytes]) -> None:
         if sum(entry.file_size for entry in entries) > file.seek(0, io.SEEK_END):
             raise ValueError("compressed")
         # torch finds an entry by its name in upper or lower case.
-        programs = [archive.read(entry) for entry in entries if entry.filename.lower().endswith("data.pkl")]
+        pickles = [entry for entry in entries if entry.filename.lower().endswith("data.pkl")]
+        if any(entry.file_size > _LARGEST_PICKLE for entry in pickles):
+            raise ValueError("a huge pickle")
+        programs = [archive.read(entry) for entry in pickles]
     for program in programs:
         for opcode, argument, _ in pickletools.genops(program):
             if opcode.name in ("STACK_GLOBAL", "INST") or (
