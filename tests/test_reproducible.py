@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,6 @@ def can(*command: str) -> bool:
 
 
 AS_ANOTHER = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]
-
-
 ONE_CORE = ["taskset", "-c", "0"] if can("taskset", "-c", "0", "true") else []
 
 
@@ -99,7 +98,7 @@ def test_experiments_elsewhere_and_side_by_side(digits_project: Path) -> None:
 
 
 def test_outputs_say_nothing_of_where_they_were_made(digits_run: Path) -> None:
-    words = [str(digits_run), digits_run.name, sys.prefix, torch.__version__, "2.14", time.strftime("%Y-%m-%d")]
+    words = [str(digits_run), digits_run.name, sys.prefix, torch.__version__.split("+")[0], time.strftime("%Y-%m-%d")]
     for name, content in tree(digits_run).items():
         assert [word for word in words if word.encode() in content] == [], name
 
@@ -119,18 +118,16 @@ def test_an_epoch_is_a_function_of_the_state_before_it(digits_run: Path, model: 
     network = build(DEFAULTS.model.model_copy(update=model))
     states, rows = [], []
     for row, reached in training.train(network, data, data, options, torch.device("cpu")):
-        # As a file holds it: the training goes on to change its own.
-        states.append(torch.save(reached, path := digits_run.parent / f"state-{row.epoch}") or path)
+        # A copy, for the training goes on to change its own.
+        states.append(deepcopy(reached))
         rows.append(row)
     expected = network.state_dict()
-    for done, path in enumerate(states, 1):
+    for done, reached in enumerate(states, 1):
         torch.manual_seed(done)
         other = build(DEFAULTS.model.model_copy(update=model))
-        reached = torch.load(path, weights_only=True)
         again = [row for row, _ in training.train(other, data, data, options, torch.device("cpu"), reached)]
         assert again == rows[done:]
         assert all(other.state_dict()[name].equal(expected[name]) for name in expected)
-        path.unlink()
 
 
 def test_verify(digits_project: Path) -> None:
@@ -194,7 +191,7 @@ def test_what_is_committed_can_be_had_again(tmp_path: Path, monkeypatch: pytest.
     project = clone(tmp_path)
     monkeypatch.chdir(project)
     elsewhere = environment_changes(outputs(project))
-    text = sh("lenet", "verify", cwd=project, status=1 if elsewhere else 0, MNIST_MIRROR=str(MNIST))
+    text = sh("lenet", "verify", cwd=project, status=None if elsewhere else 0, MNIST_MIRROR=str(MNIST))
     lines = text.splitlines()
     assert [line.split("'")[1] for line in lines if line.startswith("Running stage '")] == [
         *["download", "preprocess", "train", "evaluate", "plot"]
@@ -202,6 +199,10 @@ def test_what_is_committed_can_be_had_again(tmp_path: Path, monkeypatch: pytest.
     for path in ("data/raw", "data/processed", "plots/samples.png"):
         assert f"{path:30} equal" in lines
     assert "was not made from what is committed" not in text
-    assert "99." in next(line for line in lines if line.endswith("test images are classified right"))
-    # Another processor rounds otherwise, so the bytes may differ from the committed ones; what they mean may not.
-    assert lines[-1].endswith("their metrics are within the tolerance" if elsewhere else "to the byte")
+    [line] = [line for line in lines if line.endswith("of 10000 test images are classified right")]
+    accuracy = float(line.split("%")[0]) / 100
+    committed = json.loads((project / "metrics/test.json").read_bytes())["accuracy"]
+    assert accuracy >= 0.99
+    # Another processor may round otherwise, and the bytes differ from the committed ones; what they mean does not.
+    assert accuracy == pytest.approx(committed, abs=0.002 if elsewhere else 1e-9)
+    assert lines[-1].endswith("to the byte") or (elsewhere and lines[-1].endswith("metrics are within the tolerance"))

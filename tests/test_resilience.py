@@ -91,7 +91,7 @@ def dead_process() -> int:
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty"])
-def test_a_damaged_checkpoint_is_reported_and_not_used(interrupted: tuple[Path, dict[str, bytes]], damage: str) -> None:
+def test_a_damaged_checkpoint_is_reported_and_not_used(interrupted: Interrupted, damage: str) -> None:
     project, checkpoint, expected = interrupted
     content = bytearray(checkpoint.read_bytes())
     match damage:
