@@ -45,7 +45,7 @@ def evaluate(
         result = evaluation.evaluate(logits, test.labels)
         write_json(metrics, result.overall)
         write_json(per_class, result.per_class)
-        write_csv(predictions, result.predictions)
+        write_csv(predictions, evaluation.Prediction._fields, result.predictions)
         print(f"{result.overall['accuracy']:.2%} of {len(test.labels)} test images are classified right")
 
 

@@ -38,7 +38,6 @@ def train(
         settings = load_params(params)  # Before the slow imports: a mistake should be answered at once.
         options = settings.train
 
-        import pandas
         import torch
         from tqdm import tqdm
 
@@ -50,6 +49,7 @@ def train(
 
         device = training.find_device(options.device)
         training.be_deterministic()
+        training.keep_freed_memory()
         torch.set_num_threads(options.threads)
         bar = tqdm(unit="batch", leave=False, disable=not sys.stderr.isatty())
         with only_one(checkpoints), bar:
@@ -68,7 +68,7 @@ def train(
             rows = [training.Epoch(int(number), *row) for number, *row in reached["rows"].tolist()] if reached else []
             if rows:
                 print(f"goes on behind epoch {len(rows)}/{options.epochs}, the last that was finished", flush=True)
-                write_csv(history, pandas.DataFrame(rows))
+                write_csv(history, training.Epoch._fields, rows)
 
             def progress(batches: "tuple[Tensor, ...]") -> "Iterator[Tensor]":
                 bar.reset(total=len(batches))
@@ -82,7 +82,7 @@ def train(
             for row, state in epochs:
                 rows.append(row)
                 save(checkpoint, state | {"rows": torch.tensor(rows, dtype=torch.float64)})
-                write_csv(history, pandas.DataFrame(rows))
+                write_csv(history, training.Epoch._fields, rows)
                 line = f"loss {row.train_loss:.4f}, accuracy {row.train_accuracy:.2%}"
                 if validation_set:
                     line += f"; validation loss {row.validation_loss:.4f}, accuracy {row.validation_accuracy:.2%}"

@@ -4,6 +4,7 @@ Each stage runs under a tracer, once for each way through it that uses other mod
 """
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,3 +170,28 @@ def test_a_parameter_reruns_exactly_the_stages_that_read_it(digits_project: Path
                 changed = {name for name, why in repo.status().items() if "params.yaml" in str(why)}
                 assert changed == READ_BY[section]
                 (digits_project / "params.yaml").write_text(original)
+
+
+HEAVY = {"matplotlib", "numpy", "pandas", "pydantic", "requests", "sklearn", "torch", "torch._dynamo"}
+NEEDED = {
+    "download": {"pydantic", "requests"},
+    "preprocess": {"numpy", "pydantic", "torch"},
+    "train": {"numpy", "pydantic", "torch"},
+    "evaluate": {"numpy", "pydantic", "torch"},
+    "plot": {"matplotlib", "numpy", "pandas", "pydantic"},
+}
+
+
+@pytest.mark.parametrize("stage", NEEDED)
+def test_a_stage_imports_no_package_that_it_does_without(digits_project: Path, stage: str) -> None:
+    """To import is most of what a short experiment costs; PyTorch's compiler alone takes a second."""
+
+    def imported(*options: str) -> set[str]:
+        command = [sys.executable, "-X", "importtime", f"stages/{stage}.py", *options]
+        # Without a network MNIST's download fails, once all is imported.
+        done = subprocess.run(command, cwd=digits_project, capture_output=True, text=True, check=stage != "download")
+        return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+    set_params(digits_project, "data.dataset=mnist")
+    assert imported() & HEAVY <= NEEDED[stage]
+    assert not imported("--help") & HEAVY

@@ -57,7 +57,7 @@ def test_figures_computed_by_hand() -> None:
     assert result.per_class["3"] == {"accuracy": 0.5, "precision": 1, "recall": 0.5, "f1": 0.666667, "support": 2}
     assert result.per_class["5"] == {"accuracy": 1, "precision": 0.666667, "recall": 1, "f1": 0.8, "support": 2}
     assert result.per_class["0"] == {"accuracy": 0, "precision": 0, "recall": 0, "f1": 0, "support": 0}
-    assert result.predictions["probability"].tolist() == pytest.approx([0.75, 0.8, 1, 1])
+    assert [prediction.probability for prediction in result.predictions] == pytest.approx([0.75, 0.8, 1, 1])
 
 
 @pytest.mark.parametrize("size", [1, 7, 100000])

@@ -12,6 +12,7 @@ from torch.nn import functional as f
 from lenet import training
 from lenet.augmentation import random_affine
 from lenet.description import describe
+from lenet.layers import MaxPooling, Tanh, by_squares
 from lenet.network import ACTIVATIONS, C3_TABLE, RBF, SparseC3, Subsampling, build, predict
 from lenet.params import Model, load_params
 from lenet.presets import load_preset, overlaid, workspace
@@ -181,7 +182,7 @@ def test_every_model_computes_what_its_layers_say(changes: dict[str, object]) ->
     options = Model(**DEFAULTS.model.model_dump() | changes)
     net = build(options)
     for module in net:  # Norms, coefficients and biases that would change nothing would hide a mistake.
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d):
             for tensor in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
                 tensor.uniform_(0.5, 1.5)
         if isinstance(module, Subsampling):
@@ -206,6 +207,40 @@ def test_gradients_reach_every_parameter(changes: dict[str, object]) -> None:
     assert all(bool((kernel != 0).any()) for kernel in layer.weight.grad)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "-".join(map(str, changes.values())))
+def test_gradients_are_those_of_pytorchs_own_layers(changes: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    options = Model(**DEFAULTS.model.model_dump() | changes)
+    net = build(options).double().eval()
+    state = {
+        name: tensor.clone().requires_grad_(tensor.is_floating_point()) for name, tensor in net.state_dict().items()
+    }
+    f.cross_entropy(net(IMAGES.double()), LABELS).backward()
+    f.cross_entropy(reference(options, state, IMAGES), LABELS).backward()
+    for name, parameter in net.named_parameters():
+        expected = state[name].grad
+        assert expected is not None, name
+        torch.testing.assert_close(parameter.grad, expected, rtol=0, atol=1e-6 * expected.abs().max().item())
+
+
+def test_the_gradient_of_equal_pixels_goes_where_pytorch_sends_it() -> None:
+    ours = torch.randint(3, (50, 3, 8, 8), generator=torch.Generator().manual_seed(0)).float().requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    pooled, expected = MaxPooling()(by_squares(ours)), f.max_pool2d(theirs, 2)
+    assert pooled.equal(expected)
+    weights = torch.rand(pooled.shape, generator=torch.Generator().manual_seed(1))
+    (pooled * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert ours.grad is not None
+    assert ours.grad.equal(theirs.grad)
+
+
+def test_tanh_is_tanh() -> None:
+    a = torch.cat([torch.linspace(-20, 20, 100_001), torch.tensor([-math.inf, -1e30, 0, 1e-30, 1e30, math.inf])])
+    torch.testing.assert_close(Tanh()(a), a.double().tanh().float(), rtol=0, atol=2e-7)
+    assert Tanh()(torch.tensor([math.nan])).isnan()
+
+
 def test_a_connection_that_table_1_does_not_have_never_moves(published: nn.Sequential) -> None:
     c3 = published.get_submodule("C3")
     assert isinstance(c3, SparseC3)
@@ -215,11 +250,11 @@ def test_a_connection_that_table_1_does_not_have_never_moves(published: nn.Seque
     assert connected.sum() == 60
     before = c3.kernels().detach().clone()
     options = DEFAULTS.train.model_copy(update={"optimizer": "sgd", "learning_rate": 0.01})
-    optimizer = training.make_optimizer(published, options)
+    optimizer = training.Optimizer(published, options)
     for _ in range(3):
-        optimizer.zero_grad()
+        published.zero_grad()
         training.rbf(published(IMAGES), LABELS).backward()
-        optimizer.step()
+        optimizer.step(options.learning_rate)
     after = c3.kernels().detach()
     assert (after[connected] != before[connected]).flatten(1).any(dim=1).all()
     assert (after[~connected] == 0).all()

@@ -86,7 +86,7 @@ def zoo(
 
         rows = pandas.DataFrame(zoo.run_all(zoo.plan(seeds)))
         drawn = to_png(zoo.picture(rows))
-        write_csv(table, rows)
+        write_csv(table, list(rows.columns), rows.itertuples(index=False))
         write_bytes(picture, drawn)
         print(f"{table}, {picture}: {len(rows)} presets")
 

@@ -1,6 +1,8 @@
 """What every command line has in common: shared options, one-line errors and exit statuses."""
 
+import atexit
 import errno
+import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -63,6 +65,10 @@ def run(name: str, *commands: Callable[..., Any]) -> None:
 
     Told to end by a signal, the function gets a `Stopped` wherever it is, so that what is half written is removed.
     """
+    # Importing PyTorch makes objects by the hundred thousand, and all of them stay. To look for garbage among them so
+    # often, and at the end once more, takes half a second.
+    gc.set_threshold(100_000)
+    atexit.register(gc.freeze)
     # Typer's rich boxes are off: an error has to fit one line, and --help is read in logs and pagers as well.
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     for command in commands:

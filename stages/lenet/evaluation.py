@@ -2,12 +2,18 @@
 
 from typing import NamedTuple
 
-import pandas
-from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 DIGITS = range(10)
+
+
+class Prediction(NamedTuple):
+    """The actual and the predicted digit of an image, and the probability of the prediction (softmax)."""
+
+    actual: int
+    predicted: int
+    probability: float
 
 
 class Evaluation(NamedTuple):
@@ -21,13 +27,13 @@ class Evaluation(NamedTuple):
         digit -> `accuracy`, `precision`, `recall`, `f1`, fractions of 1, and `support`, its number of images. The
         accuracy of a digit is the fraction of its images that were predicted right, which is its recall under the name
         that tutorials use. A figure that would divide by zero is 0.
-    predictions : DataFrame
-        A row an image, in the images' order: `actual`, `predicted` and the `probability` of the prediction (softmax).
+    predictions : list of Prediction
+        One an image, in the images' order.
     """
 
     overall: dict[str, float]
     per_class: dict[str, dict[str, float]]
-    predictions: pandas.DataFrame
+    predictions: list[Prediction]
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
@@ -42,13 +48,18 @@ def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
         "error": round((count - correct) / count, 6),
         "loss": round(cross_entropy(logits, labels).item(), 6),
     }
-    columns = precision_recall_fscore_support(labels, predicted, labels=list(DIGITS), zero_division=0.0)
+    # Images by actual digit (row) and predicted digit (column).
+    counts = (len(DIGITS) * labels + predicted).bincount(minlength=len(DIGITS) ** 2).view(len(DIGITS), len(DIGITS))
+    right, support, taken = counts.diagonal().tolist(), counts.sum(dim=1).tolist(), counts.sum(dim=0).tolist()
     per_class = {}
-    for digit, (precision, recall, f1, support) in enumerate(zip(*columns, strict=True)):
+    for digit in DIGITS:
+        recall, precision = _share(right[digit], support[digit]), _share(right[digit], taken[digit])
+        f1 = _share(2 * right[digit], support[digit] + taken[digit])
         rates = {"accuracy": recall, "precision": precision, "recall": recall, "f1": f1}
-        per_class[str(digit)] = {name: round(float(value), 6) for name, value in rates.items()}
-        per_class[str(digit)]["support"] = int(support)
-    predictions = pandas.DataFrame(
-        {"actual": labels.numpy(), "predicted": predicted.numpy(), "probability": probabilities.numpy()}
-    )
-    return Evaluation(overall, per_class, predictions)
+        per_class[str(digit)] = rates | {"support": support[digit]}
+    columns = labels.tolist(), predicted.tolist(), probabilities.tolist()
+    return Evaluation(overall, per_class, [Prediction(*row) for row in zip(*columns, strict=True)])
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / whole, 6) if whole else 0.0

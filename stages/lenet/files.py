@@ -1,10 +1,13 @@
 """Files that appear whole or not at all, and the text formats of metrics and tables."""
 
+import csv
 import glob
+import io
 import json
+import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -61,10 +64,18 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     write_bytes(path, json.dumps(values, indent=2, allow_nan=False).encode() + b"\n")
 
 
-def write_csv(path: Path, table: "pandas.DataFrame") -> None:
-    """Write a table without its index; numbers with six significant digits, which is past what any of them means."""
-    with written_whole(path) as file:
-        table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table; numbers with six significant digits, past what any of them means, and NaN as an empty field."""
+
+    def text(value: object) -> str:
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{value:.6g}"
+        return str(value)
+
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerows([columns, *(map(text, row) for row in rows)])
+    write_bytes(path, lines.getvalue().encode())
 
 
 def read_csv(path: Path, columns: dict[str, str]) -> "pandas.DataFrame":

@@ -1,7 +1,6 @@
 """The four files of MNIST: where they can be had, and how it is made sure that they are the published ones."""
 
 import hashlib
-import http.client
 import queue
 import sys
 import threading
@@ -13,8 +12,6 @@ from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import requests
-import urllib3.exceptions
 from tqdm import tqdm
 
 from lenet import InputError
@@ -151,7 +148,7 @@ def _chunks(mirror: str, name: str) -> Iterator[bytes]:
             arrived.put(b"")
         except _MirrorError as error:
             arrived.put(error)
-        except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
+        except Exception as error:  # Whatever it is, the one who waits for this thread is to know of it.
             arrived.put(_MirrorError(_cause(error)))
 
     threading.Thread(target=read, daemon=True).start()
@@ -175,6 +172,8 @@ def _chunks(mirror: str, name: str) -> Iterator[bytes]:
 def _open(mirror: str, name: str) -> Iterator[_Source]:
     scheme = urlsplit(mirror).scheme
     if scheme in ("http", "https"):
+        import requests
+
         with requests.get(
             f"{mirror.rstrip('/')}/{name}",
             stream=True,
@@ -200,6 +199,11 @@ def _shown(mirror: str) -> str:
 
 def _cause(error: BaseException) -> str:
     """The cause of a failed transfer in a few words: the layers of the HTTP libraries each wrap the one below."""
+    import http.client
+
+    import requests
+    import urllib3.exceptions
+
     layers = [error]
     while inner := layers[-1].__cause__ or layers[-1].__context__:
         layers.append(inner)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, conv2d, pad
+from torch.nn.functional import conv2d, pad
 
 from lenet.idx import SIDE
+from lenet.layers import AveragePooling, Convolution, MaxPooling, Tanh, by_squares
 from lenet.params import Model, check
 from lenet.tensors import is_plain, load_pt, refused, write_pt
 
@@ -66,14 +67,19 @@ class Normalize(nn.Module):
 class ScaledTanh(nn.Module):
     """The paper's squashing function, 1.7159 tanh(2/3 a): section II.B and appendix A."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.tanh = Tanh()
+
     def forward(self, a: Tensor) -> Tensor:
-        return 1.7159 * torch.tanh(2 / 3 * a)
+        y: Tensor = 1.7159 * self.tanh(2 / 3 * a)
+        return y
 
 
 class Subsampling(nn.Module):
     """The sum of each 2x2 square times a trainable coefficient, plus a trainable bias, both of the map: section II.B.
 
-    float32 [N, maps, H, W] -> [N, maps, H/2, W/2]. At first it is the square's mean.
+    By squares [N, maps, 4, H/2, W/2] -> [N, maps, H/2, W/2]. At first it is the square's mean.
     """
 
     def __init__(self, maps: int) -> None:
@@ -82,13 +88,14 @@ class Subsampling(nn.Module):
         self.bias = nn.Parameter(torch.zeros(maps, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return 4 * self.coefficient * avg_pool2d(x, 2) + self.bias
+        return self.coefficient * x.sum(dim=2) + self.bias
 
 
 class SparseC3(nn.Module):
     """The 5x5 convolution from 6 to 16 maps that reads only the 60 pairs of maps of table I: 1,516 parameters.
 
     `weight` [60, 5, 5] holds the kernels of these pairs, `bias` [16]. The others do not exist: nothing can move them.
+    The output is by squares, as that of `lenet.layers.Convolution`.
     """
 
     pairs: Tensor
@@ -109,7 +116,7 @@ class SparseC3(nn.Module):
         return self.weight.new_zeros(96, 5, 5).index_copy(0, self.pairs, self.weight).view(16, 6, 5, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv2d(x, self.kernels(), self.bias)
+        return by_squares(conv2d(x, self.kernels(), self.bias))
 
 
 class RBF(nn.Module):
@@ -133,7 +140,7 @@ class RBF(nn.Module):
         return -(x.unsqueeze(1) - self.codes).square().sum(dim=2)
 
 
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "scaled_tanh": ScaledTanh, "sigmoid": nn.Sigmoid}
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": Tanh, "scaled_tanh": ScaledTanh, "sigmoid": nn.Sigmoid}
 
 
 def build(options: Model) -> nn.Sequential:
@@ -152,14 +159,14 @@ def build(options: Model) -> nn.Sequential:
 
     def convolution(name: str, layer: nn.Module, maps: int) -> None:
         layers[name] = layer
-        activate(name, nn.BatchNorm2d(maps))
+        activate(name, nn.BatchNorm3d(maps))  # By squares there is a dimension more.
 
     def subsampling(name: str, maps: int) -> None:
         match options.pooling:
             case "max":
-                layers[name] = nn.MaxPool2d(2)
+                layers[name] = MaxPooling()
             case "average":
-                layers[name] = nn.AvgPool2d(2)
+                layers[name] = AveragePooling()
             case "trainable":
                 layers[name] = Subsampling(maps)
                 layers[f"{name}_activation"] = ACTIVATIONS[options.activation]()
@@ -177,9 +184,9 @@ def build(options: Model) -> nn.Sequential:
         dense("H2", 512, 512)
         layers["output"] = nn.Linear(512, 10)
     else:
-        convolution("C1", nn.Conv2d(1, 6, 5, bias=bias), 6)
+        convolution("C1", Convolution(1, 6, bias), 6)
         subsampling("S2", 6)
-        convolution("C3", SparseC3(bias) if options.c3 == "sparse" else nn.Conv2d(6, 16, 5, bias=bias), 16)
+        convolution("C3", SparseC3(bias) if options.c3 == "sparse" else Convolution(6, 16, bias), 16)
         subsampling("S4", 16)
         layers["flatten"] = nn.Flatten()
         side = ((side - 4) // 2 - 4) // 2

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from lenet import InputError
 from lenet.augmentation import random_affine
@@ -69,7 +71,20 @@ def be_deterministic() -> None:
     (PyTorch, "Reproducibility").
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # The same as use_deterministic_algorithms(True), which imports PyTorch's compiler: a second of start-up.
+    torch.set_deterministic_debug_mode("error")
+    # It would fill each new tensor with NaN, to show who reads what was never written: 8% of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what a step frees for the next step, where it is glibc; elsewhere this does nothing.
+
+    Else it gives the memory back to the system, which clears every page before it is used again: a third of an epoch.
+    That ends when a block of nearly 32 MiB is freed, because glibc takes the largest such block for the least that is
+    worth giving back (mallopt(3), M_MMAP_THRESHOLD).
+    """
+    torch.empty(30_000_000, dtype=torch.uint8)
 
 
 def generator(seed: int, epoch: int) -> torch.Generator:
@@ -96,33 +111,75 @@ def rbf(logits: Tensor, labels: Tensor) -> Tensor:
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "nll": nll, "rbf": rbf}
 
 
-def make_optimizer(network: nn.Module, options: Train) -> optim.Optimizer:
-    """The optimiser of `train.optimizer`: SGD with momentum, Adam (L2 penalty) or AdamW (decoupled weight decay)."""
-    rate, decay = options.learning_rate, options.weight_decay
-    match options.optimizer:
-        case "sgd":
-            return optim.SGD(network.parameters(), rate, options.momentum, weight_decay=decay, fused=True)
-        case "adam":
-            return optim.Adam(network.parameters(), rate, weight_decay=decay, fused=True)
-        case "adamw":
-            return optim.AdamW(network.parameters(), rate, weight_decay=decay, fused=True)
+class Optimizer:
+    """The optimiser of `train.optimizer`: SGD with momentum, Adam (L2 penalty) or AdamW (decoupled weight decay).
 
-
-def make_schedule(optimizer: optim.Optimizer, options: Train, steps: int) -> LRScheduler | None:
-    """The learning rate over the `steps` batches of the whole training.
-
-    `one_cycle`: up to train.learning_rate over the first 30%, then down to almost 0 (Smith, Topin, "Super-convergence",
-    2017, with PyTorch's cosine shape). `step`: a tenth after half of the steps and a hundredth after three quarters (He
-    et al., "Deep residual learning", 2016, section 4.2). `constant`: None, and so is a cycle of a single step.
+    It calls the functions that the classes of `torch.optim` call. The classes import PyTorch's compiler when the first
+    of them is made, which takes a second and more.
     """
+
+    def __init__(self, network: nn.Module, options: Train) -> None:
+        self.parameters: list[Tensor] = list(network.parameters())
+        self.options = options
+        # SGD's momentum or Adam's mean of the gradients; Adam's mean of their squares; the steps done.
+        self.first = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.second = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.steps = [parameter.new_zeros(()) for parameter in self.parameters]
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Move the parameters, once, along the gradients that they hold."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        kept: dict[str, Any] = {
+            "weight_decay": self.options.weight_decay,
+            "lr": learning_rate,
+            "maximize": False,
+            "fused": True,
+        }
+        if self.options.optimizer == "sgd":
+            momentum: dict[str, Any] = {"momentum": self.options.momentum, "dampening": 0, "nesterov": False}
+            sgd(self.parameters, gradients, [*self.first], **momentum, **kept)
+        else:
+            move = adam if self.options.optimizer == "adam" else adamw
+            betas: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False}
+            move(self.parameters, gradients, self.first, self.second, [], self.steps, **betas, **kept)
+
+    def state_dict(self) -> State:
+        """What its next steps depend on besides parameters and options: those tensors themselves, not copies."""
+        return {"first": self.first, "second": self.second, "steps": self.steps}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over a copy of what `state_dict` gave."""
+        for name, mine in self.state_dict().items():
+            for tensor, value in zip(mine, state[name], strict=True):
+                tensor.copy_(value)
+
+
+def learning_rate(options: Train, step: int, steps: int) -> float:
+    """The learning rate of step 0, 1, ... of the `steps` batches of the whole training.
+
+    `one_cycle`: from a 25th of train.learning_rate up to it over the first 30%, then down to almost 0 (Smith, Topin,
+    "Super-convergence", 2017, with the cosine shape and the constants of PyTorch's `OneCycleLR`). `step`: a tenth after
+    half of the steps and a hundredth after three quarters (He et al., "Deep residual learning", 2016, section 4.2).
+    `constant`, and a cycle of a single step: train.learning_rate.
+    """
+    peak = options.learning_rate
     match options.schedule:
         case "one_cycle" if steps > 1:
-            # PyTorch would cycle the momentum as well, and so overrule train.momentum.
-            return OneCycleLR(optimizer, options.learning_rate, total_steps=steps, cycle_momentum=False)
+            top, last = 0.3 * steps - 1, steps - 1
+            low, end = peak / 25, peak / 25e4
+            if step <= top:
+                return _cosine(low, peak, step / top)
+            return _cosine(peak, end, (step - top) / (last - top))
         case "step":
-            return MultiStepLR(optimizer, [max(1, steps // 2), max(2, steps * 3 // 4)])
+            return peak * 0.1 ** ((step >= max(1, steps // 2)) + (step >= max(2, steps * 3 // 4)))
         case _:
-            return None
+            return peak
+
+
+def _cosine(start: float, end: float, part: float) -> float:
+    """From start to end along half a cosine, `part` of the way, 0 to 1."""
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
 
 
 def train(
@@ -158,7 +215,7 @@ def train(
     network.to(device)
     images, labels = training.images.to(device), training.labels.to(device)
     criterion = LOSSES[options.loss]
-    optimizer = make_optimizer(network, options)
+    optimizer = Optimizer(network, options)
     last = len(labels) % options.batch_size or options.batch_size
     if last == 1 and any(isinstance(module, nn.BatchNorm1d) for module in network):
         raise InputError(
@@ -166,13 +223,11 @@ def train(
             "model.batch_norm needs two at least: use another size"
         )
     batches = math.ceil(len(labels) / options.batch_size)
-    schedule = make_schedule(optimizer, options, batches * options.epochs)
-    parts: dict[str, Any] = {"network": network, "optimizer": optimizer} | ({"schedule": schedule} if schedule else {})
     done = 0
     if state:
         done = state["epoch"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
 
     for epoch in range(done + 1, options.epochs + 1):
         network.train()
@@ -188,15 +243,13 @@ def train(
                 inputs = random_affine(inputs, options.augment, random)
             logits = network(inputs)
             loss = criterion(logits, targets)
-            learning_rate = optimizer.param_groups[0]["lr"]
+            rate = learning_rate(options, (epoch - 1) * batches + number - 1, options.epochs * batches)
             where = f"epoch {epoch}, batch {number} of {batches}"
             if not math.isfinite(value := loss.item()):
-                raise diverged(where, value, learning_rate, options)
-            optimizer.zero_grad()
+                raise diverged(where, value, rate, options)
+            network.zero_grad()
             loss.backward()
-            optimizer.step()
-            if schedule:
-                schedule.step()
+            optimizer.step(rate)
             total_loss += value * len(batch)
             correct += (logits.argmax(dim=1) == targets).sum()
 
@@ -208,10 +261,10 @@ def train(
         # What the last step did to the weights no loss of a batch has seen.
         weights_are_finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
         if not weights_are_finite or (validation and not math.isfinite(validation_loss)):
-            raise diverged(where, validation_loss if validation else value, learning_rate, options)
+            raise diverged(where, validation_loss if validation else value, rate, options)
         train_loss, train_accuracy = total_loss / len(labels), correct.item() / len(labels)
-        row = Epoch(epoch, train_loss, train_accuracy, validation_loss, validation_accuracy, learning_rate)
-        yield row, {"epoch": epoch} | {name: part.state_dict() for name, part in parts.items()}
+        row = Epoch(epoch, train_loss, train_accuracy, validation_loss, validation_accuracy, rate)
+        yield row, {"epoch": epoch, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
 
 
 def diverged(where: str, loss: float, rate: float, options: Train) -> InputError:
