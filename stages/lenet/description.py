@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lenet.idx import SIDE
-from lenet.layers import AveragePooling, Convolution, MaxPooling, Tanh
-from lenet.network import RBF, Normalize, ScaledTanh, SparseC3, Subsampling
+from lenet.network import RBF, Normalize, ScaledTanh, SparseC3, Subsampling, Tanh
 
 
 class Layer(NamedTuple):
@@ -39,15 +38,15 @@ class Layer(NamedTuple):
 
 OPERATIONS = {
     Normalize: "normalise",
-    Convolution: "convolution",
+    nn.Conv2d: "convolution",
     SparseC3: "convolution, sparse (table I)",
-    MaxPooling: "maximum",
-    AveragePooling: "mean",
+    nn.MaxPool2d: "maximum",
+    nn.AvgPool2d: "mean",
     Subsampling: "trainable subsampling",
     nn.Linear: "dense",
     RBF: "Euclidean RBF, fixed",
     nn.BatchNorm1d: "batch norm",
-    nn.BatchNorm3d: "batch norm",
+    nn.BatchNorm2d: "batch norm",
     nn.ReLU: "ReLU",
     Tanh: "tanh",
     ScaledTanh: "1.7159 tanh(2a/3)",
@@ -83,10 +82,10 @@ def _layer(name: str, module: nn.Module, parameters: int, x: Tensor, y: Tensor) 
     match module:
         case Normalize():
             padding = str(module.padding)
-        case Convolution() | SparseC3():
+        case nn.Conv2d() | SparseC3():
             kernel, stride, padding = "5x5", "1", "0"
             connections = parameters * y[0, 0].numel()
-        case MaxPooling() | AveragePooling():
+        case nn.MaxPool2d() | nn.AvgPool2d():
             kernel, stride, padding = "2x2", "2", "0"
             connections = 4 * y.numel()
         case Subsampling():
@@ -99,7 +98,6 @@ def _layer(name: str, module: nn.Module, parameters: int, x: Tensor, y: Tensor) 
     if name == "C5":
         side = round((x.numel() / 16) ** 0.5)
         kernel, stride, padding = f"{side}x{side}", "1", "0"
-    maps, *squares, height, width = y.shape[1:] if y.ndim > 2 else (*y.shape[1:], 0, 0)
-    side = 2 if squares else 1  # A convolution's maps are by 2x2 squares.
-    output = f"{maps}@{side * height}x{side * width}" if height else str(maps)
+    maps, *sides = y.shape[1:]
+    output = f"{maps}@{sides[0]}x{sides[1]}" if sides else str(maps)
     return Layer(name, OPERATIONS[type(module)], kernel, stride, padding, output, parameters, connections)
