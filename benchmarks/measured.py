@@ -1,7 +1,7 @@
 """Run a program and note what it took: `python -I measured.py REPORT COMMAND ...`; exits as the program does.
 
-The report is its seconds and the most memory that one of its processes had resident, in MB. A program's own starter cannot
-tell the memory: until it is replaced, a new process has that of the one it was split off from. This one is small.
+The report is its seconds and the most memory that one of its processes had resident, in MB. Until the program takes its
+place, a new process has the memory of the one that started it, and that counts: this one is small.
 """
 
 import os
