@@ -56,7 +56,6 @@ def plain(network: nn.Module, options: Train) -> Step:
     def step(images: Tensor, labels: Tensor) -> None:
         loss = cross_entropy(network(images), labels)
         loss.item()
-        network.zero_grad()
         loss.backward()
         optimizer.step(options.learning_rate / 10)
 

@@ -239,7 +239,6 @@ def test_a_connection_that_table_1_does_not_have_never_moves(published: nn.Seque
     options = DEFAULTS.train.model_copy(update={"optimizer": "sgd", "learning_rate": 0.01})
     optimizer = training.Optimizer(published, options)
     for _ in range(3):
-        published.zero_grad()
         training.rbf(published(IMAGES), LABELS).backward()
         optimizer.step(options.learning_rate)
     after = c3.kernels().detach()

@@ -110,7 +110,7 @@ def test_the_committed_lock_is_of_what_is_committed(tmp_path: Path) -> None:
 
 def test_make_lists_its_targets() -> None:
     text = sh("make", cwd=ROOT)
-    for target in ("demo", "repro", "test", "lint"):
+    for target in ("demo", "repro", "test", "lint", "bench"):
         assert f"make {target}" in text
 
 

@@ -52,7 +52,6 @@ def test_schedules_are_those_of_pytorch(schedule: str, steps: int) -> None:
         scheduler.step()
     rates = [training.learning_rate(options, step, steps) for step in range(steps)]
     assert rates == pytest.approx(expected, rel=1e-9)
-    assert max(rates) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "step", "one_cycle"])

@@ -62,7 +62,7 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         padded = pad(images.unsqueeze(1), 4 * [self.padding])
-        return (padded / 255 - self.mean) / self.std
+        return padded.to(self.mean.dtype).sub(255 * self.mean).div_(255 * self.std)
 
 
 class Tanh(nn.Module):

@@ -128,7 +128,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Move the parameters, once, along the gradients that they hold."""
+        """Move the parameters, once, along the gradients that they hold, and take these away."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         kept: dict[str, Any] = {
             "weight_decay": self.options.weight_decay,
@@ -143,6 +143,8 @@ class Optimizer:
             move = adam if self.options.optimizer == "adam" else adamw
             betas: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False}
             move(self.parameters, gradients, self.first, self.second, [], self.steps, **betas, **kept)
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def state_dict(self) -> State:
         """What its next steps depend on besides parameters and options: those tensors themselves, not copies."""
@@ -248,7 +250,6 @@ def train(
             where = f"epoch {epoch}, batch {number} of {batches}"
             if not math.isfinite(value := loss.item()):
                 raise diverged(where, value, rate, options)
-            network.zero_grad()
             loss.backward()
             optimizer.step(rate)
             total_loss += value * len(batch)
