@@ -93,13 +93,17 @@ def test_wilson_interval() -> None:
 
 
 def test_mistakes_are_the_most_confident_ones() -> None:
-    images = np.zeros((4, 28, 28), np.uint8)
-    images[:, 0, 0] = range(4)
+    images = np.arange(4, dtype=np.uint8).repeat(28 * 28).reshape(4, 28, 28)
     predictions = table([1, 2, 3, 4], [7, 2, 8, 9], [0.5, 0.9, 0.8, 0.7])
     figure = figures.mistakes(images, predictions, 2, "t")
-    shown = [axes for axes in figure.axes if axes.images]
-    assert [axes.images[0].get_array()[0, 0] for axes in shown] == [2, 3]  # type: ignore[index]
-    assert [axes.get_title() for axes in shown] == ["3 taken for 8\n80.0%", "4 taken for 9\n70.0%"]
+    [axes] = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["3 taken for 8\n80.0%", "4 taken for 9\n70.0%"]
+    sheet = np.asarray(axes.images[0].get_array())
+    assert (sheet > 0).sum() == 2 * 28 * 28
+    # Each whole picture is right below the middle of its text.
+    for text, value in zip(axes.texts, (2, 3), strict=True):
+        (x, y), (rows, columns) = text.get_position(), (sheet == value).nonzero()
+        assert (rows.min(), columns.min(), columns.max() + 1) == (y + 1, x - 14, x + 14)
     assert "the 2 most confident of 3 mistakes" in figure.get_suptitle()
     assert "no mistake" in figures.mistakes(images, predictions[1:2], 2, "t").get_suptitle()
 
