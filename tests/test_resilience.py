@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import assert_refused, set_params, sh, tree
+from conftest import assert_refused, commit, set_params, sh, tree
 from kill import kill, state
 
 STAGES = ["download", "preprocess", "train", "evaluate", "plot"]
@@ -147,8 +147,10 @@ def test_a_signal_for_lenet_alone_ends_what_it_started(digits_project: Path, mon
     temporary = digits_project.parent / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
+    set_params(digits_project, "train.epochs=1000")
+    commit(digits_project, "a training that is still at work when the signal comes")
     verify = Running(digits_project, "lenet", "verify")
-    verify.until("epoch 1/2")
+    verify.until("epoch 1/1000")
     verify.process.send_signal(signal.SIGTERM)
     # Its end is that of all: they share the pipe that is read here.
     status, text = verify.end()
