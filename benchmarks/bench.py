@@ -36,10 +36,10 @@ from lenet.evaluation import evaluate
 from lenet.figures import BLUE, ORANGE, to_png
 from lenet.files import write_bytes, write_csv
 from lenet.mnist import RESOURCES
-from lenet.network import build, predict
+from lenet.network import build, load_model, predict
 from lenet.params import Params
 from lenet.presets import Values, load_preset, overlaid, workspace
-from lenet.tensors import Dataset, load_dataset
+from lenet.tensors import Dataset, load_dataset, save_dataset
 
 HERE = Path(__file__).parent
 STAGES = ("download", "preprocess", "train", "evaluate", "plot")
@@ -98,14 +98,14 @@ class Finished(NamedTuple):
     output: str
 
 
-def run(*command: str | Path, cwd: Path, **extra: str) -> Finished:
+def run(*command: str | Path, cwd: Path) -> Finished:
     """Run a program to its end; its failure is this program's."""
-    environment = os.environ | extra
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # Compiled once, as for users, not in each start.
+    # Modules are compiled once, as for users, not in each start.
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.NamedTemporaryFile("r") as report:
         measured = [sys.executable, "-I", HERE / "measured.py", report.name, *command]
         done = subprocess.run(
-            measured, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            measured, cwd=cwd, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
         if done.returncode:
             sys.exit(f"error: {' '.join(map(str, command))} failed:\n{done.stdout}")
@@ -130,7 +130,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 class Bench:
-    """The work folder: a clone of what is committed, MNIST as torchvision wants it, a graph of empty stages."""
+    """The work folder: a clone of what is committed, a mirror of MNIST on this machine, what the parts need of both."""
 
     def __init__(self, folder: Path, quick: bool) -> None:
         self.folder, self.quick = folder, quick
@@ -180,7 +180,7 @@ class Bench:
         """Leave no more than so many images in a project's training file."""
         path = project / "data/processed/training.pt"
         training_set = load_dataset(path)
-        torch.save((training_set.images[:count].clone(), training_set.labels[:count].clone()), path)
+        save_dataset(path, Dataset(*(tensor[:count].clone() for tensor in training_set)))
 
 
 def trained_seconds(output: str) -> float:
@@ -333,8 +333,6 @@ def idle(bench: Bench) -> list[Row]:
 
 
 def evaluation(bench: Bench) -> list[Row]:
-    from lenet.network import load_model
-
     test, network = load_dataset(bench.clone / "data/processed/test.pt"), load_model(bench.clone / "models/lenet.pt")
     taken = []
     for _ in range(3 if bench.quick else 7):
@@ -367,7 +365,7 @@ def growth(bench: Bench) -> list[Row]:
     seconds(base)
     times = 1 if bench.quick else 3
     cases: dict[str, tuple[int, dict[str, int]]] = {
-        **{f"an epoch, {times_base} x {base:,} images": (times_base * base, {}) for times_base in (1, 2, 4, 8)},
+        **{f"an epoch, {multiple} x {base:,} images": (multiple * base, {}) for multiple in (1, 2, 4, 8)},
         **{f"an epoch, {threads} threads": (2 * base, {"threads": threads}) for threads in (1, 2)},
         **{f"an epoch, batch {size}": (2 * base, {"batch_size": size}) for size in (32, 64, 128, 256, 512, 1024)},
     }
