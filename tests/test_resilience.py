@@ -143,14 +143,41 @@ def test_signals(digits_project: Path, number: signal.Signals) -> None:
     assert not [name for name in left if name.endswith(".part")]
 
 
-def test_a_signal_for_lenet_alone_ends_what_it_started(digits_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_in_the_midst_of_an_import(tmp_path: Path) -> None:
+    """It waits for the import's end, because code that is imported may swallow an exception, as PyTorch's does."""
+    (tmp_path / "swallower.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(0.2)\n"
+        "except BaseException:\n"
+        "    print('swallowed', flush=True)\n"
+    )
+    (tmp_path / "program.py").write_text(
+        "import time\n"
+        "from lenet.cli import run\n"
+        "def main():\n"
+        "    import swallower\n"
+        "    print('imported', flush=True)\n"
+        "    time.sleep(60)\n"
+        "run('program', main)\n"
+    )
+    status, text = Running(tmp_path, sys.executable, "program.py").end()
+    assert status == 128 + signal.SIGTERM
+    assert text.splitlines() == ["imported", "error: stopped by SIGTERM; run the same command again"]
+
+
+@pytest.mark.parametrize(("words", "epochs"), [("epoch 1/1000", 1000), ("Running stage 'evaluate'", 3)])
+def test_a_signal_for_lenet_alone_ends_what_it_started(
+    digits_project: Path, monkeypatch: pytest.MonkeyPatch, words: str, epochs: int
+) -> None:
     temporary = digits_project.parent / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
-    set_params(digits_project, "train.epochs=1000")
-    commit(digits_project, "a training that is still at work when the signal comes")
+    set_params(digits_project, f"train.epochs={epochs}")
+    commit(digits_project, "a run that is still at work when the signal comes")
     verify = Running(digits_project, "lenet", "verify")
-    verify.until("epoch 1/1000")
+    verify.until(words)
     verify.process.send_signal(signal.SIGTERM)
     # Its end is that of all: they share the pipe that is read here.
     status, text = verify.end()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -89,13 +90,21 @@ def run(name: str, *commands: Callable[..., Any]) -> None:
         status = 128 + stop.args[0]  # As shells number it.
     finally:
         # All is written, or removed: from here on a signal may end it at once.
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number in signals:
             signal.signal(number, signal.SIG_DFL)
     sys.exit(status)
 
 
-def _stop(number: int, _: object) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
     # Once is enough: what follows is the cleaning up.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
-    raise Stopped(signal.Signals(number))
+    # In the midst of an import PyTorch's C++ swallows an exception, or aborts.
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    if frame:
+        signal.signal(signal.SIGALRM, lambda _, later: _stop(number, later))
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+    else:
+        raise Stopped(signal.Signals(number))

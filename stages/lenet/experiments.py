@@ -116,8 +116,11 @@ def dvc(*arguments: str, capture: bool = False, cwd: Path = Path(), **environmen
                 process.wait(timeout=1)
             except subprocess.TimeoutExpired:
                 with suppress(psutil.NoSuchProcess):
-                    for stage in psutil.Process(process.pid).children(recursive=True):
+                    stages = psutil.Process(process.pid).children(recursive=True)
+                    for stage in stages:
                         stage.terminate()
+                    # Its end may take the time of an import; till then it needs its files.
+                    psutil.wait_procs(stages, timeout=30)
                 process.terminate()
                 process.wait()
             raise
