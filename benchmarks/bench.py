@@ -418,7 +418,6 @@ def main() -> None:
     quick = parser.parse_args().quick
     started = time.perf_counter()
     training.be_deterministic()
-    training.keep_freed_memory()
     threads = workspace()["train"]["threads"]
     torch.set_num_threads(threads)
     facts = environment()

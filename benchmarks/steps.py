@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lenet import training
-from lenet.network import Tanh, build
+from lenet.capture import capture
+from lenet.network import AveragePool, Convolution, Dense, ImagesFirst, MaxPool, Normalize, Tanh, build
 from lenet.params import Model, Train
 from lenet.presets import load_preset, overlaid, workspace
 
-Step = Callable[[Tensor, Tensor], None]
+Step = Callable[[Tensor, Tensor], object]
 ROUNDS = 9
 
 
@@ -35,31 +36,55 @@ def pytorchs_tanh(network: nn.Sequential) -> nn.Sequential:
     return network
 
 
+class Input(nn.Module):
+    """From [1, H, W, N] to PyTorch's [N, 1, H, W]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(3, 0, 1, 2).contiguous()
+
+
+def pytorchs_layers(network: nn.Sequential) -> nn.Sequential:
+    """The same network, with the same weights, of the layers that PyTorch has."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, layer in network.named_children():
+        match layer:
+            case Normalize():
+                layers |= {name: layer, "images_first": Input()}
+            case Convolution():
+                layers[name] = nn.Conv2d(layer.in_channels, layer.out_channels, 5)
+            case Dense():
+                layers[name] = nn.Linear(layer.in_features, layer.out_features)
+            case MaxPool() | AveragePool():
+                layers[name] = nn.MaxPool2d(2) if isinstance(layer, MaxPool) else nn.AvgPool2d(2)
+            case nn.Flatten():
+                layers[name] = nn.Flatten()
+            case ImagesFirst():
+                pass
+            case _:
+                layers[name] = layer
+    result = nn.Sequential(layers)
+    result.load_state_dict(network.state_dict())
+    return pytorchs_tanh(result)
+
+
 def channels_last(network: nn.Sequential) -> nn.Sequential:
-    """As `lenet.training.train` has it."""
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def pooled_first(network: nn.Sequential) -> nn.Sequential:
-    """The activation behind the pooling: the same function where it is the maximum, of a quarter of the numbers."""
-    order = list(network._modules)
-    if isinstance(network.S2, nn.MaxPool2d):
-        for first, second in (("C1_activation", "S2"), ("C3_activation", "S4")):
-            one, two = order.index(first), order.index(second)
-            order[one], order[two] = order[two], order[one]
-    return nn.Sequential(OrderedDict((name, network.get_submodule(name)) for name in order))
+    return pytorchs_layers(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def plain(network: nn.Module, options: Train) -> Step:
-    optimizer = training.Optimizer(network, options)
+    """As `lenet.training.train` has it, where nothing is captured."""
+    optimizer, rate = training.Optimizer(network, options), torch.tensor(options.learning_rate / 10)
 
-    def step(images: Tensor, labels: Tensor) -> None:
+    def step(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         loss = cross_entropy(network(images), labels)
-        loss.item()
-        loss.backward()
-        optimizer.step(options.learning_rate / 10)
+        optimizer.step(torch.autograd.grad(loss, optimizer.parameters), rate)
+        return (loss.detach(),)
 
     return step
+
+
+def captured(network: nn.Module, options: Train) -> Step:
+    return capture(plain(network, options))  # type: ignore[arg-type]
 
 
 class Bfloat16(nn.Module):
@@ -77,40 +102,29 @@ class Bfloat16(nn.Module):
 
 def half_a_batch_a_core(network: nn.Module, options: Train) -> Step:
     """Two Python threads, each with half of the batch and a core; PyTorch's operations let go of Python's lock."""
-    optimizer = training.Optimizer(network, options)
+    optimizer, rate = training.Optimizer(network, options), torch.tensor(options.learning_rate / 10)
     pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
-    def part(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, ...]:
-        loss = cross_entropy(network(images), labels, reduction="sum") / count
-        loss.item()
+    def part(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        loss = cross_entropy(network(images), labels) / 2
         return torch.autograd.grad(loss, optimizer.parameters)
+
+    # Two recordings, because each has memory of its own.
+    mine, others = capture(part), capture(part)
 
     def step(images: Tensor, labels: Tensor) -> None:
         torch.set_num_threads(1)
-        middle, count = len(labels) // 2, len(labels)
-        other = pool.submit(part, images[middle:], labels[middle:], count)
-        mine = part(images[:middle], labels[:middle], count)
-        for parameter, one, two in zip(optimizer.parameters, mine, other.result(), strict=True):
-            parameter.grad = one + two
-        optimizer.step(options.learning_rate / 10)
+        middle = len(labels) // 2
+        other = pool.submit(others, images[middle:], labels[middle:])
+        here = mine(images[:middle], labels[:middle])
+        optimizer.step([one + two for one, two in zip(here, other.result(), strict=True)], rate)
         torch.set_num_threads(2)
 
     return step
 
 
-def nan_filled(network: nn.Module, options: Train) -> Step:
-    step = plain(network, options)
-
-    def filled(images: Tensor, labels: Tensor) -> None:
-        torch.utils.deterministic.fill_uninitialized_memory = True
-        step(images, labels)
-        torch.utils.deterministic.fill_uninitialized_memory = False
-
-    return filled
-
-
 def one_thread(network: nn.Module, options: Train) -> Step:
-    step = plain(network, options)
+    step = captured(network, options)
 
     def alone(images: Tensor, labels: Tensor) -> None:
         torch.set_num_threads(1)
@@ -127,30 +141,33 @@ def ways(network: nn.Sequential, options: Train) -> dict[str, Step]:
         return copy.deepcopy(network)
 
     found = {
-        "in use": plain(channels_last(fresh()), options),
-        "channels first": plain(fresh(), options),
-        "channels first, PyTorch's tanh": plain(pytorchs_tanh(fresh()), options),
-        "PyTorch's tanh": plain(channels_last(pytorchs_tanh(fresh())), options),
-        "maximum before ReLU": plain(channels_last(pooled_first(fresh())), options),
-        "NaN in new tensors": nan_filled(channels_last(fresh()), options),
-        "bfloat16 autocast": plain(Bfloat16(channels_last(fresh())), options),
-        "one thread": one_thread(channels_last(fresh()), options),
-        "half a batch a core": half_a_batch_a_core(channels_last(fresh()), options),
+        "in use": captured(fresh(), options),
+        "not captured": plain(fresh(), options),
+        "PyTorch's tanh": captured(pytorchs_tanh(fresh()), options),
+        "PyTorch's layers, channels last": plain(channels_last(fresh()), options),
+        "the same, captured": captured(channels_last(fresh()), options),
+        "the same, bfloat16 autocast": plain(Bfloat16(channels_last(fresh())), options),
+        "PyTorch's layers, channels first": plain(pytorchs_layers(fresh()), options),
+        "one thread": one_thread(fresh(), options),
+        "half a batch a core": half_a_batch_a_core(fresh(), options),
     }
-    compiled = plain(torch.compile(channels_last(pytorchs_tanh(fresh()))), options)  # type: ignore[arg-type]
+    compiled = plain(torch.compile(channels_last(fresh())), options)  # type: ignore[arg-type]
     started = time.perf_counter()
     try:
         compiled(torch.zeros(options.batch_size, 28, 28, dtype=torch.uint8), torch.zeros(options.batch_size).long())
     except Exception as error:  # A machine without a C++ compiler is no reason to end.
         print(f"not compiled: {str(error).splitlines()[0]}")
         return found
-    return found | {f"compiled in {time.perf_counter() - started:.0f} s": compiled}
+    return found | {f"PyTorch's layers, compiled in {time.perf_counter() - started:.0f} s": compiled}
 
 
 def main(seconds: float) -> None:
     training.be_deterministic()
-    training.keep_freed_memory()
     torch.set_num_threads(2)
+    # What is not captured finds memory anew in each step. Else it would be filled with NaN first, and glibc would give
+    # it back to the system each time, until a block of nearly 32 MiB has been freed: a third of an epoch.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.empty(30_000_000, dtype=torch.uint8)
     for title, changes in (("lenet5-tanh", load_preset("lenet5-tanh").changes), ("params.yaml", {})):
         values = overlaid(workspace(), (title, changes))
         options = Train(**values["train"])

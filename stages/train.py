@@ -49,7 +49,6 @@ def train(
 
         device = training.find_device(options.device)
         training.be_deterministic()
-        training.keep_freed_memory()
         torch.set_num_threads(options.threads)
         bar = tqdm(unit="batch", leave=False, disable=not sys.stderr.isatty())
         with only_one(checkpoints), bar:

@@ -12,7 +12,7 @@ from torch.nn import functional as f
 from lenet import training
 from lenet.augmentation import random_affine
 from lenet.description import describe
-from lenet.network import ACTIVATIONS, C3_TABLE, RBF, SparseC3, Subsampling, Tanh, build, predict
+from lenet.network import ACTIVATIONS, C3_TABLE, RBF, BatchNorm, MaxPool, SparseC3, Subsampling, Tanh, build, predict
 from lenet.params import Model, load_params
 from lenet.presets import load_preset, overlaid, workspace
 
@@ -181,7 +181,7 @@ def test_every_model_computes_what_its_layers_say(changes: dict[str, object]) ->
     options = Model(**DEFAULTS.model.model_dump() | changes)
     net = build(options)
     for module in net:  # Norms, coefficients and biases that would change nothing would hide a mistake.
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        if isinstance(module, BatchNorm):
             for tensor in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
                 tensor.uniform_(0.5, 1.5)
         if isinstance(module, Subsampling):
@@ -222,9 +222,18 @@ def test_gradients_are_those_of_pytorchs_own_layers(changes: dict[str, object]) 
         torch.testing.assert_close(parameter.grad, expected, rtol=0, atol=1e-6 * expected.abs().max().item())
 
 
+def test_equal_maxima_share_the_gradient() -> None:
+    """As `amax` has it, on which C1 depends: on background all four of a square are equal."""
+    x = torch.tensor([1.0, 3.0, 3.0, 2.0]).view(4, 1, 1, 1, 1).requires_grad_()
+    (8 * MaxPool()(x)).sum().backward()
+    assert x.grad is not None
+    assert x.grad.flatten().tolist() == [0, 4, 4, 0]
+
+
 def test_tanh_is_tanh() -> None:
     a = torch.cat([torch.linspace(-20, 20, 100_001), torch.tensor([-math.inf, -1e30, 0, 1e-30, 1e30, math.inf])])
-    torch.testing.assert_close(Tanh()(a), a.double().tanh().float(), rtol=0, atol=2e-7)
+    expected = a.double().tanh().float()
+    torch.testing.assert_close(Tanh()(a), expected, rtol=0, atol=2e-7)
     assert Tanh()(torch.tensor([math.nan])).isnan()
 
 
@@ -239,15 +248,15 @@ def test_a_connection_that_table_1_does_not_have_never_moves(published: nn.Seque
     options = DEFAULTS.train.model_copy(update={"optimizer": "sgd", "learning_rate": 0.01})
     optimizer = training.Optimizer(published, options)
     for _ in range(3):
-        training.rbf(published(IMAGES), LABELS).backward()
-        optimizer.step(options.learning_rate)
+        loss = training.rbf(published(IMAGES), LABELS)
+        optimizer.step(torch.autograd.grad(loss, optimizer.parameters), torch.tensor(options.learning_rate))
     after = c3.kernels().detach()
     assert (after[connected] != before[connected]).flatten(1).any(dim=1).all()
     assert (after[~connected] == 0).all()
     # And a map that C3's first does not read has no say in it.
-    x = torch.rand(1, 6, 14, 14)
+    x = torch.rand(6, 14, 14, 1)
     y = x.clone()
-    y[:, 3:] = 0
+    y[3:] = 0
     assert torch.equal(c3(x)[:, 0], c3(y)[:, 0])
     assert not torch.equal(c3(x)[:, 1], c3(y)[:, 1])
 
@@ -269,12 +278,12 @@ def test_rbf_loss_is_equation_9() -> None:
 
 def test_rbf_distances_hold_far_from_and_on_a_code() -> None:
     codes = RBF().codes
-    on_the_code = RBF()(codes)
+    on_the_code = RBF()(codes.t())
     assert on_the_code.diagonal().tolist() == [0] * 10
-    far = 1e4 * torch.ones(1, 84)
-    expected = [-(((far.double() - code.double()) ** 2).sum().item()) for code in codes]
-    assert RBF()(far)[0].tolist() == pytest.approx(expected, rel=1e-5)
-    loss = training.rbf(RBF()(far), torch.tensor([3]))
+    far = 1e4 * torch.ones(84, 1)
+    expected = [-(((far[:, 0].double() - code.double()) ** 2).sum().item()) for code in codes]
+    assert RBF()(far)[:, 0].tolist() == pytest.approx(expected, rel=1e-5)
+    loss = training.rbf(RBF()(far).t(), torch.tensor([3]))
     assert loss.isfinite()
 
 

@@ -78,7 +78,8 @@ def test_optimizers_are_those_of_pytorch(name: str, weight_decay: float, momentu
         for network in (ours, theirs):
             network.zero_grad()
             network(torch.full((2, 5), step - 1.5)).square().sum().backward()
-        optimizer.step(0.03 / (1 + step))
+        gradients = [parameter.grad for parameter in ours.parameters() if parameter.grad is not None]
+        optimizer.step(gradients, torch.tensor(0.03 / (1 + step)))
         reference.param_groups[0]["lr"] = 0.03 / (1 + step)
         reference.step()
     torch.testing.assert_close(list(ours.parameters()), list(theirs.parameters()), rtol=1e-6, atol=1e-7)

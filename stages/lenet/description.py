@@ -6,7 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from lenet.idx import SIDE
-from lenet.network import RBF, Normalize, ScaledTanh, SparseC3, Subsampling, Tanh
+from lenet.network import (
+    RBF,
+    AveragePool,
+    BatchNorm,
+    Convolution,
+    Dense,
+    ImagesFirst,
+    MaxPool,
+    Normalize,
+    ScaledTanh,
+    SparseC3,
+    Subsampling,
+    Tanh,
+)
 
 
 class Layer(NamedTuple):
@@ -38,15 +51,14 @@ class Layer(NamedTuple):
 
 OPERATIONS = {
     Normalize: "normalise",
-    nn.Conv2d: "convolution",
+    Convolution: "convolution",
     SparseC3: "convolution, sparse (table I)",
-    nn.MaxPool2d: "maximum",
-    nn.AvgPool2d: "mean",
+    MaxPool: "maximum",
+    AveragePool: "mean",
     Subsampling: "trainable subsampling",
-    nn.Linear: "dense",
+    Dense: "dense",
     RBF: "Euclidean RBF, fixed",
-    nn.BatchNorm1d: "batch norm",
-    nn.BatchNorm2d: "batch norm",
+    BatchNorm: "batch norm",
     nn.ReLU: "ReLU",
     Tanh: "tanh",
     ScaledTanh: "1.7159 tanh(2a/3)",
@@ -69,35 +81,40 @@ def describe(network: nn.Sequential) -> list[Layer]:
             rows[-1] = last._replace(
                 operation=f"{last.operation}, {operation}", parameters=last.parameters + parameters
             )
-        elif not isinstance(module, nn.Flatten):
+        elif not isinstance(module, nn.Flatten | ImagesFirst):
             rows.append(_layer(name, module, parameters, x, y))
         x = y
     return rows
 
 
 def _layer(name: str, module: nn.Module, parameters: int, x: Tensor, y: Tensor) -> Layer:
-    """The row of a layer that makes y [1, ...] of x [1, ...]."""
+    """The row of a layer that makes y of x, for a single image."""
     kernel = stride = padding = ""
     connections = 0
     match module:
         case Normalize():
             padding = str(module.padding)
-        case nn.Conv2d() | SparseC3():
+        case Convolution() | SparseC3():
             kernel, stride, padding = "5x5", "1", "0"
-            connections = parameters * y[0, 0].numel()
-        case nn.MaxPool2d() | nn.AvgPool2d():
+            connections = parameters * y[:, 0].numel()
+        case MaxPool() | AveragePool():
             kernel, stride, padding = "2x2", "2", "0"
             connections = 4 * y.numel()
         case Subsampling():
             kernel, stride, padding = "2x2", "2", "0"
             connections = (4 + 1) * y.numel()
-        case nn.Linear():
+        case Dense():
             connections = parameters
         case RBF():
             connections = x.numel() * y.numel()
     if name == "C5":
         side = round((x.numel() / 16) ** 0.5)
         kernel, stride, padding = f"{side}x{side}", "1", "0"
-    maps, *sides = y.shape[1:]
-    output = f"{maps}@{sides[0]}x{sides[1]}" if sides else str(maps)
+    match y.shape[:-1]:
+        case (4, maps, rows, columns):
+            output = f"{maps}@{2 * rows}x{2 * columns}"
+        case (maps, rows, columns):
+            output = f"{maps}@{rows}x{columns}"
+        case (units,):
+            output = str(units)
     return Layer(name, OPERATIONS[type(module)], kernel, stride, padding, output, parameters, connections)
