@@ -236,7 +236,7 @@ def train(
         total_loss = 0.0
         correct = torch.zeros((), device=device, dtype=torch.int64)
         for number, batch in enumerate(progress(order.split(options.batch_size)), 1):
-            inputs, targets = images[batch], labels[batch]
+            inputs, targets = images.index_select(0, batch), labels.index_select(0, batch)
             if options.augment:
                 inputs = random_affine(inputs, options.augment, random)
             rate = learning_rate(options, (epoch - 1) * batches + number - 1, options.epochs * batches)
