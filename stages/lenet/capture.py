@@ -1,7 +1,7 @@
 """A function's tensor operations, recorded once and done again in the same memory: a processor's CUDA graph.
 
-A step of LeNet is a hundred operations of 2 to 200 microseconds. Python, autograd, views and finding memory take half as
-long again, and do the same in every step.
+A step of LeNet is a hundred operations of 2 to 200 microseconds. Python, autograd, views and finding memory take half
+as long again, and do the same in every step.
 """
 
 from collections.abc import Callable

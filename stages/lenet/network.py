@@ -306,8 +306,8 @@ def build(options: Model) -> nn.Sequential:
     """Build the network of the parameters' model section: uint8 images [N, 28, 28] -> float32 logits [N, 10].
 
     The largest logit is the answer, the softmax gives the probabilities. Images may be float32 as well, 0 to 255. The
-    weights are drawn by PyTorch's global generator, as PyTorch's layers do it. Activations are computed in place: what the
-    layer before one gave is overwritten.
+    weights are drawn by PyTorch's global generator, as PyTorch's layers do it. Activations are computed in place: what
+    the layer before one gave is overwritten.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(input=Normalize(options.padding, options.mean, options.std))
     bias = not options.batch_norm  # A constant that the norm would take off again.
