@@ -282,11 +282,8 @@ def overheads(bench: Bench) -> list[Row]:
     processed = sum(path.stat().st_size for path in (project / "data/processed").iterdir()) / 1e6
     bound = torch_alone + 3 * processed
     for name in STAGES:
-        used = spread(stages[name][1])
         against = f"import torch ({torch_alone:.0f} MB) + 3 times the data ({processed:.0f} MB)"
-        rows.append(
-            Row(f"peak memory of {name}", "MB", *used, against, bound, bound, bound, *(bound / u for u in used), times)
-        )
+        rows.append(paired(f"peak memory of {name}", against, stages[name][1], [bound], "MB"))
     helps = {name: [bench.stage(project, name, "--help").seconds for _ in range(times)] for name in STAGES}
     rows += [alone(f"python stages/{name}.py --help", "s", values) for name, values in helps.items()]
     return rows

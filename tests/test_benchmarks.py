@@ -57,4 +57,5 @@ def test_the_committed_results_are_of_the_whole_benchmark() -> None:
     compared = {row["what"]: float(row["ratio"]) for row in rows if row["ratio"]}
     assert any("10 epochs" in what for what in compared), "not --quick"
     for row in rows:
-        assert float(row["ours_least"]) <= float(row["ours"]) <= float(row["ours_most"])
+        for figure in ("ours", "theirs", "ratio") if row["against"] else ("ours",):
+            assert float(row[f"{figure}_least"]) <= float(row[figure]) <= float(row[f"{figure}_most"])
