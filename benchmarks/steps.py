@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lenet import training
-from lenet.capture import capture
+from lenet.capture import Function, capture
 from lenet.network import AveragePool, Convolution, Dense, ImagesFirst, MaxPool, Normalize, Tanh, build
 from lenet.params import Model, Train
 from lenet.presets import load_preset, overlaid, workspace
@@ -54,8 +54,10 @@ def pytorchs_layers(network: nn.Sequential) -> nn.Sequential:
                 layers[name] = nn.Conv2d(layer.in_channels, layer.out_channels, 5)
             case Dense():
                 layers[name] = nn.Linear(layer.in_features, layer.out_features)
-            case MaxPool() | AveragePool():
-                layers[name] = nn.MaxPool2d(2) if isinstance(layer, MaxPool) else nn.AvgPool2d(2)
+            case MaxPool():
+                layers[name] = nn.MaxPool2d(2)
+            case AveragePool():
+                layers[name] = nn.AvgPool2d(2)
             case nn.Flatten():
                 layers[name] = nn.Flatten()
             case ImagesFirst():
@@ -71,7 +73,7 @@ def channels_last(network: nn.Sequential) -> nn.Sequential:
     return pytorchs_layers(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def plain(network: nn.Module, options: Train) -> Step:
+def plain(network: nn.Module, options: Train) -> Function:
     """As `lenet.training.train` has it, where nothing is captured."""
     optimizer, rate = training.Optimizer(network, options), torch.tensor(options.learning_rate / 10)
 
@@ -83,8 +85,8 @@ def plain(network: nn.Module, options: Train) -> Step:
     return step
 
 
-def captured(network: nn.Module, options: Train) -> Step:
-    return capture(plain(network, options))  # type: ignore[arg-type]
+def captured(network: nn.Module, options: Train) -> Function:
+    return capture(plain(network, options))
 
 
 class Bfloat16(nn.Module):

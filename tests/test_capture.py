@@ -36,7 +36,7 @@ def trained(values: Values) -> tuple[list[training.Epoch], dict[str, Tensor]]:
     options = Params.model_validate(values)
     torch.manual_seed(0)
     network = build(options.model)
-    chosen = options.train.model_copy(update={"batch_size": 32, "epochs": 2, "device": "cpu"})
+    chosen = options.train.model_copy(update={"batch_size": 32, "epochs": 2})
     rows = [row for row, _ in training.train(network, DATA, DATA, chosen, torch.device("cpu"))]
     return rows, network.state_dict()
 

@@ -65,8 +65,7 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         results = func(*args, **kwargs)
-        given = {_memory(tensor) for tensor in _tensors((args, kwargs))}
-        new = [tensor for tensor in _tensors(results) if _memory(tensor) not in given]
+        new = _new(results, args, kwargs)
         name = func.overloadpacket.__name__
         if not new:
             # In place, or a view, which is there already.
@@ -91,12 +90,16 @@ def _into(results: list[Tensor], func: OpOverload, args: Any, kwargs: Any) -> Ca
             return partial(variant, *args, **kwargs, **dict(zip(names, results, strict=True)))
 
     def copied() -> None:
-        given = {_memory(tensor) for tensor in _tensors((args, kwargs))}
-        new = [tensor for tensor in _tensors(func(*args, **kwargs)) if _memory(tensor) not in given]
-        for mine, tensor in zip(results, new, strict=True):
+        for mine, tensor in zip(results, _new(func(*args, **kwargs), args, kwargs), strict=True):
             mine.copy_(tensor)
 
     return copied
+
+
+def _new(results: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """The results of an operation that are not in memory of its arguments."""
+    given = {_memory(tensor) for tensor in _tensors((args, kwargs))}
+    return [tensor for tensor in _tensors(results) if _memory(tensor) not in given]
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -230,8 +230,8 @@ def train(
         optimizer.step(torch.autograd.grad(loss, optimizer.parameters), rate)
         return loss.detach(), right
 
-    small = options.batch_size <= LARGEST_CAPTURED
-    step = capture(one_step) if device.type == "cpu" and small else one_step
+    captured = device.type == "cpu" and options.batch_size <= LARGEST_CAPTURED
+    step = capture(one_step) if captured else one_step
 
     for epoch in range(done + 1, options.epochs + 1):
         network.train()
