@@ -30,10 +30,11 @@ repro: .venv/ready ## Run the stages that are not up to date
 test: .venv/ready ## Run the tests
 	$(VENV)/pytest
 
-lint: .venv/ready ## Check style and types
+lint: .venv/ready ## Check style, types, and which module imports which
 	$(VENV)/ruff check
 	$(VENV)/ruff format --check
 	$(VENV)/mypy
+	$(VENV)/lint-imports
 
 bench: .venv/ready ## Time it beside what people run today, 20 minutes; QUICK=1: 3 minutes, and nothing is written
 	$(VENV)/python benchmarks/bench.py $(if $(QUICK),--quick)

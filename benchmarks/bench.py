@@ -31,15 +31,15 @@ from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
 from lenet import training
+from lenet.data.mnist import RESOURCES
+from lenet.data.tensors import Dataset, load_dataset, save_dataset
 from lenet.environment import environment
-from lenet.evaluation import evaluate
-from lenet.figures import BLUE, ORANGE, to_png
+from lenet.experiments.presets import Values, load_preset, overlaid, workspace
 from lenet.files import write_bytes, write_csv
-from lenet.mnist import RESOURCES
 from lenet.network import build, load_model, predict
 from lenet.params import Params
-from lenet.presets import Values, load_preset, overlaid, workspace
-from lenet.tensors import Dataset, load_dataset, save_dataset
+from lenet.results.evaluation import evaluate
+from lenet.results.figures import BLUE, ORANGE, to_png
 
 HERE = Path(__file__).parent
 STAGES = ("download", "preprocess", "train", "evaluate", "plot")

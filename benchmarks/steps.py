@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lenet import training
-from lenet.capture import Function, capture
+from lenet.experiments.presets import load_preset, overlaid, workspace
 from lenet.network import AveragePool, Convolution, Dense, ImagesFirst, MaxPool, Normalize, Tanh, build
+from lenet.network.capture import Function, capture
 from lenet.params import Model, Train
-from lenet.presets import load_preset, overlaid, workspace
 
 Step = Callable[[Tensor, Tensor], object]
 ROUNDS = 9

@@ -31,12 +31,12 @@ def download(
 
         dataset = load_params(params).data.dataset
         if dataset == "digits":
-            from lenet.digits import idx_files
+            from lenet.data.digits import idx_files
 
             for name, content in idx_files().items():
                 write_bytes(output / name, content)
         else:
-            from lenet.mnist import RESOURCES, fetch, is_published, mirrors
+            from lenet.data.mnist import RESOURCES, fetch, is_published, mirrors
 
             order = mirrors(first=os.environ.get("MNIST_MIRROR", ""))
             for resource in RESOURCES:

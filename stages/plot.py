@@ -23,9 +23,10 @@ def plot(
         settings = load_params(params)  # Before the slow imports: a mistake should be answered at once.
         options = settings.plot
 
-        from lenet import InputError, figures
+        from lenet.data.idx import read_labelled_images
+        from lenet.errors import InputError
         from lenet.files import read_csv, write_bytes
-        from lenet.idx import read_labelled_images
+        from lenet.results import figures
 
         columns = ["train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate"]
         history = read_csv(plots / "training.csv", {"epoch": "int64"} | dict.fromkeys(columns, "float64"))

@@ -17,17 +17,17 @@ def preprocess(
     """Turn the IDX files into training.pt, validation.pt and test.pt.
 
     Each .pt file holds (images uint8 [N, 28, 28], labels int64 [N]). preprocess.validation_size images, drawn with
-    preprocess.seed, are held out of the training file; with 0 there is no validation.pt. The pixels stay as they are:
-    padding and normalisation belong to the network.
+    preprocess.seed, are held out of the training file; with 0 validation.pt holds no image. The pixels stay as they
+    are: padding and normalisation belong to the network.
     """
     with one_line_errors(debug):
         from lenet.params import load_params
 
         options = load_params(params).preprocess  # Before the slow imports: a mistake should be answered at once.
 
-        from lenet import InputError
-        from lenet.idx import read_labelled_images
-        from lenet.tensors import hold_out, save_dataset, to_tensors
+        from lenet.data.idx import read_labelled_images
+        from lenet.data.tensors import hold_out, save_dataset, to_tensors
+        from lenet.errors import InputError
 
         training = to_tensors(*read_labelled_images(raw, "train"))
         test = to_tensors(*read_labelled_images(raw, "t10k"))
@@ -40,10 +40,7 @@ def preprocess(
 
         splits = {"training": training, "validation": validation, "test": test}
         for name, split in splits.items():
-            if len(split.labels):
-                save_dataset(output / f"{name}.pt", split)
-            else:
-                (output / f"{name}.pt").unlink(missing_ok=True)
+            save_dataset(output / f"{name}.pt", split)
         print(f"{output}: " + ", ".join(f"{len(split.labels)} {name}" for name, split in splits.items()) + " images")
 
 

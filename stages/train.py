@@ -21,14 +21,14 @@ def train(
     metrics: Annotated[Path, typer.Option(help="Where the last epoch's figures go.")] = Path("metrics/train.json"),
     history: Annotated[Path, typer.Option(help="Where each epoch's figures go.")] = Path("plots/training.csv"),
     checkpoints: Annotated[
-        Path, typer.Option(help="Folder for what an interrupted training goes on from; emptied when it ends.")
+        Path, typer.Option(help="Folder for what an interrupted training resumes from, removed when it ends.")
     ] = Path("models/checkpoints"),
     debug: Debug = False,
 ) -> None:
     """Train the network of the parameters' model section as their train section says.
 
     The device is found by itself: CUDA, MPS, else the CPU (train.device forces one). The history grows by a row as
-    each epoch ends; the model is written when all have ended. Interrupted, the same command goes on behind the last
+    each epoch ends; the model is written when all have ended. Interrupted, the same command resumes after the last
     finished epoch, if nothing has changed that decides the result, and ends with the same bytes. The test set is not
     read.
     """
@@ -41,21 +41,24 @@ def train(
         import torch
         from tqdm import tqdm
 
-        from lenet import training
-        from lenet.checkpoints import clear, identity, load, only_one, save
+        from lenet.data.tensors import load_dataset
+        from lenet.environment import be_deterministic, find_device
         from lenet.files import write_csv, write_json
-        from lenet.network import build, save_model
-        from lenet.tensors import load_dataset
+        from lenet.network.lenet import build
+        from lenet.network.saved import save_model
+        from lenet.training import loop
+        from lenet.training.checkpoints import identity, load, only_one, remove, save
 
-        device = training.find_device(options.device)
-        training.be_deterministic()
+        device = find_device(options.device)
+        be_deterministic()
         torch.set_num_threads(options.threads)
         bar = tqdm(unit="batch", leave=False, disable=not sys.stderr.isatty())
         with only_one(checkpoints), bar:
             training_set = load_dataset(data / "training.pt")
-            validation_set = load_dataset(data / "validation.pt") if (data / "validation.pt").exists() else None
+            held_out = load_dataset(data / "validation.pt", may_be_empty=True)
+            validation_set = held_out if len(held_out.labels) else None
 
-            torch.manual_seed(training.generator(options.seed, epoch=0).initial_seed())
+            torch.manual_seed(loop.generator(options.seed, epoch=0).initial_seed())
             network = build(settings.model)
             parameters = sum(parameter.numel() for parameter in network.parameters())
             images = len(training_set.labels)
@@ -64,10 +67,10 @@ def train(
             chosen = {"model": settings.model.model_dump(), "train": options.model_dump()}
             checkpoint = checkpoints / f"{identity(chosen, (training_set, validation_set), device)}.checkpoint"
             reached = load(checkpoint)
-            rows = [training.Epoch(int(number), *row) for number, *row in reached["rows"].tolist()] if reached else []
+            rows = [loop.Epoch(int(number), *row) for number, *row in reached["rows"].tolist()] if reached else []
             if rows:
-                print(f"goes on behind epoch {len(rows)}/{options.epochs}, the last that was finished", flush=True)
-                write_csv(history, training.Epoch._fields, rows)
+                print(f"resuming after epoch {len(rows)} of {options.epochs}", flush=True)
+                write_csv(history, loop.Epoch._fields, rows)
 
             def progress(batches: "tuple[Tensor, ...]") -> "Iterator[Tensor]":
                 bar.reset(total=len(batches))
@@ -77,11 +80,11 @@ def train(
                     bar.update()
 
             started = time.monotonic()
-            epochs = training.train(network, training_set, validation_set, options, device, reached, progress)
+            epochs = loop.train(network, training_set, validation_set, options, device, reached, progress)
             for row, state in epochs:
                 rows.append(row)
                 save(checkpoint, state | {"rows": torch.tensor(rows, dtype=torch.float64)})
-                write_csv(history, training.Epoch._fields, rows)
+                write_csv(history, loop.Epoch._fields, rows)
                 line = f"loss {row.train_loss:.4f}, accuracy {row.train_accuracy:.2%}"
                 if validation_set:
                     line += f"; validation loss {row.validation_loss:.4f}, accuracy {row.validation_accuracy:.2%}"
@@ -91,7 +94,7 @@ def train(
 
             save_model(model, settings.model, network)
             write_json(metrics, {"parameters": parameters, **rows[-1].figures()})
-            clear(checkpoints)
+            remove(checkpoint)
 
 
 if __name__ == "__main__":

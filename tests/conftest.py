@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 MNIST = ROOT.parent / "shared" / "mnist"
@@ -105,6 +106,13 @@ def set_params(project: Path, *overrides: str) -> None:
         at = next(i for i in range(start + 1, len(lines)) if lines[i].startswith(f"  {key}:"))
         lines[at] = f"  {key}: {value}"
     path.write_text("\n".join(lines) + "\n")
+
+
+def preset_overrides(name: str) -> list[str]:
+    """What a preset changes, as `set_params` takes it."""
+    values = YAML(typ="safe", pure=True).load(ROOT / f"presets/{name}.yaml")
+    values.pop("claimed", None)
+    return [f"{section}.{key}={value}" for section, keys in values.items() for key, value in keys.items()]
 
 
 @pytest.fixture

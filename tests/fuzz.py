@@ -31,13 +31,18 @@ import typer
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from lenet import InputError, checkpoints, digits, verify
+from lenet.data import digits
+from lenet.data.idx import read_labelled_images, to_bytes
+from lenet.data.tensors import load_dataset, save_dataset, to_tensors
+from lenet.errors import InputError
+from lenet.experiments import verify
+from lenet.experiments.presets import load_preset
 from lenet.files import read_csv
-from lenet.idx import read_labelled_images, to_bytes
-from lenet.network import build, load_model, predict, save_model
+from lenet.network.backend import predict
+from lenet.network.lenet import build
+from lenet.network.saved import load_model, save_model
 from lenet.params import Params, load_params, parse_yaml
-from lenet.presets import load_preset
-from lenet.tensors import load_dataset, save_dataset, to_tensors
+from lenet.training import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS, MEMORY = 10, 2**30

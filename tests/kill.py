@@ -2,7 +2,7 @@
 
 PROJECT is a clone in which `dvc repro` has run. All that it made is removed, DVC's cache and lock included, and `dvc
 repro` is started and killed with its stage (SIGKILL) at a random moment of the time that it takes; started again, which
-goes on, and killed again; and so on. Whenever it gets to its end every file must be as it was at first, to the byte,
+resumes, and killed again; and so on. Whenever it gets to its end every file must be as it was at first, to the byte,
 and it begins from nothing once more.
 """
 
@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 from conftest import tree
 
-from lenet.verify import outputs
+from lenet.experiments.verify import outputs
 
 # DVC's list of what it locks, if it was killed while it wrote that; the README says what to do.
 TORN = "Unable to read RWLock-file"
@@ -68,7 +68,7 @@ def check(project: Path, expected: dict[str, bytes]) -> None:
 
 
 def kill(project: Path, kills: int, seed: int) -> Counter[str]:
-    """Kill that many times; how many hit each stage, and how many trainings went on from a checkpoint."""
+    """Kill that many times; how many hit each stage, and how many trainings were resumed."""
     expected = state(project)
     rng = random.Random(seed)  # noqa: S311
     remove(project)
@@ -83,7 +83,7 @@ def kill(project: Path, kills: int, seed: int) -> Counter[str]:
         if ended:
             remove(project)
         ended, text = run(project, rng.uniform(0, length) if hits["kills"] < kills else None)
-        hits["trainings that went on"] += "goes on behind epoch" in text
+        hits["trainings resumed"] += "resuming after epoch" in text
         if ended:
             check(project, expected)
         elif TORN in text:

@@ -1,4 +1,4 @@
-"""A captured function: what it computes from its second call on is what it would compute anew, to the bit."""
+"""A captured step: what it computes from its second call on is what it would compute anew, to the bit."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,13 @@ from conftest import ROOT
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from lenet import training
-from lenet.capture import capture
-from lenet.network import build
+from lenet.data.tensors import Dataset
+from lenet.experiments.presets import Values, load_preset, overlaid, workspace
+from lenet.network import backend
+from lenet.network.capture import LARGEST, capture
+from lenet.network.lenet import build
 from lenet.params import Params
-from lenet.presets import Values, load_preset, overlaid, workspace
-from lenet.tensors import Dataset
+from lenet.training import loop
 
 RANDOM = torch.Generator().manual_seed(0)
 # Five batches of 32 and one of 20.
@@ -32,12 +33,12 @@ OTHERS: dict[str, Values] = {
 }
 
 
-def trained(values: Values) -> tuple[list[training.Epoch], dict[str, Tensor]]:
+def trained(values: Values) -> tuple[list[loop.Epoch], dict[str, Tensor]]:
     options = Params.model_validate(values)
     torch.manual_seed(0)
     network = build(options.model)
     chosen = options.train.model_copy(update={"batch_size": 32, "epochs": 2})
-    rows = [row for row, _ in training.train(network, DATA, DATA, chosen, torch.device("cpu"))]
+    rows = [row for row, _ in loop.train(network, DATA, DATA, chosen, torch.device("cpu"))]
     return rows, network.state_dict()
 
 
@@ -46,7 +47,7 @@ def test_a_captured_training_gives_the_same_bits(name: str, monkeypatch: pytest.
     monkeypatch.chdir(ROOT)
     values = overlaid(workspace(), (name, OTHERS[name] if name in OTHERS else load_preset(name).changes))
     rows, weights = trained(values)
-    monkeypatch.setattr(training, "capture", lambda function: function)
+    monkeypatch.setattr(backend, "capture", lambda function: function)
     expected_rows, expected = trained(values)
     assert rows == expected_rows
     assert [key for key in expected if not weights[key].equal(expected[key])] == []
@@ -109,3 +110,11 @@ def test_operations_are_done_again_without_the_function() -> None:
     results = [captured(torch.full((2,), float(value)))[0].tolist() for value in range(3)]
     assert results == [[1, 1], [2, 2], [3, 3]]
     assert len(calls) == 1
+
+
+def test_large_batches_are_not_recorded() -> None:
+    calls = []
+    captured = capture(lambda x: (calls.append(1), x + 1)[1:])
+    for _ in range(3):
+        assert captured(torch.zeros(LARGEST + 1))[0].sum() == LARGEST + 1
+    assert len(calls) == 3

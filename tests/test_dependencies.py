@@ -115,15 +115,17 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_what_is_not_declared_or_not_used_is_found(digits_project: Path) -> None:
     script, yaml = digits_project / "stages/preprocess.py", digits_project / "dvc.yaml"
     more = (
-        "from lenet import InputError, digits\n"
+        "from lenet.data import digits\n"
+        "        from lenet.errors import InputError\n"
         "        from lenet.files import write_json\n"
         "        write_json(Path('metrics/extra.json'), {})\n"
         "        open('README.md').close()"
     )
-    edit(script, "from lenet import InputError", more)
+    edit(script, "from lenet.errors import InputError", more)
     edit(script, "load_params(params).preprocess", "load_params(params).preprocess; load_params(params).train.seed")
     block = yaml.read_text().split("  preprocess:\n")[1].split("  train:\n")[0]
-    more = block.replace("- data/raw\n", "- data/raw\n      - plots/training.csv\n      - stages/lenet/network.py\n")
+    needless = "- data/raw\n      - plots/training.csv\n      - stages/lenet/network/lenet.py\n"
+    more = block.replace("- data/raw\n", needless)
     more = more.replace("      - preprocess\n", "      - preprocess\n      - evaluate\n")
     more = more.replace("- data/processed\n", "- data/processed\n      - data/nothing\n")
     edit(yaml, block, more)
@@ -133,8 +135,8 @@ def test_what_is_not_declared_or_not_used_is_found(digits_project: Path) -> None
         "evaluate.batch_size is declared, not used",
         "metrics/extra.json is written, not declared",
         "plots/training.csv is declared, not read",
-        "stages/lenet/digits.py is imported, not declared",
-        "stages/lenet/network.py is declared, not imported",
+        "stages/lenet/data/digits.py is imported, not declared",
+        "stages/lenet/network/lenet.py is declared, not imported",
         "train.seed is used, not declared",
     ]
 

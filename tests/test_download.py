@@ -16,8 +16,8 @@ import pytest
 from conftest import MNIST, ROOT, assert_refused, needs_mnist, set_params, sh, tree
 from numpy.typing import NDArray
 
-from lenet import mnist
-from lenet.idx import read_labelled_images
+from lenet.data import mnist
+from lenet.data.idx import read_labelled_images
 
 NAMES = [resource.name for resource in mnist.RESOURCES]
 # Stand-ins for the published files, so that these tests need none: random, and longer than one read.

@@ -26,7 +26,8 @@ def test_no_mutation_breaks_a_reader(tmp_path: Path) -> None:
 
 BROKEN = """
 import runpy, sys, types
-from lenet import checkpoints, idx, tensors
+from lenet.data import idx, tensors
+from lenet.training import checkpoints
 idx.zlib = types.SimpleNamespace(error=KeyError)
 checkpoints.load = lambda path: {}
 load = tensors.load_pt

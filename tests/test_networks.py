@@ -9,12 +9,13 @@ from conftest import ROOT, sh
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from lenet import training
-from lenet.augmentation import random_affine
-from lenet.description import describe
-from lenet.network import ACTIVATIONS, C3_TABLE, RBF, BatchNorm, MaxPool, SparseC3, Subsampling, Tanh, build, predict
-from lenet.params import Model, load_params
-from lenet.presets import load_preset, overlaid, workspace
+from lenet.network.backend import predict
+from lenet.network.description import describe
+from lenet.network.lenet import ACTIVATIONS, C3_TABLE, PUBLISHED, RBF, SparseC3, Subsampling, build
+from lenet.params import Model, load_params, parse_yaml
+from lenet.training.augmentation import random_affine
+from lenet.training.losses import LOSSES, RBF_J, rbf
+from lenet.training.optimizer import Optimizer
 
 DEFAULTS = load_params(ROOT / "params.yaml")
 # From nearly empty to nearly full, so that every ReLU is on for some.
@@ -31,11 +32,21 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+
+
+def preset(name: str) -> nn.Sequential:
+    """The network of a preset."""
+    path = ROOT / f"presets/{name}.yaml"
+    changes = parse_yaml(path.read_bytes(), name)
+    assert isinstance(changes, dict)
+    return network(**changes.get("model", {}))
+
+
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> nn.Sequential:
+def published() -> nn.Sequential:
     """LeNet-5 of 1998, as its preset says."""
-    monkeypatch.chdir(ROOT)
-    return build(Model(**overlaid(workspace(), ("the preset", load_preset("lenet5-1998").changes))["model"]))
+    return preset("lenet5-1998")
 
 
 def test_the_published_network_has_the_published_counts(published: nn.Sequential) -> None:
@@ -50,7 +61,7 @@ def test_the_published_network_has_the_published_counts(published: nn.Sequential
         "F6": ("84", 10_164, 10_164),
         "output": ("10", 0, 840),
     }
-    assert count(published) == sum(row.parameters for row in rows.values()) == 60_000
+    assert count(published) == sum(row.parameters for row in rows.values()) == sum(PUBLISHED.values()) == 60_000
     assert sum(row.connections for row in rows.values()) == 340_908
     assert [(rows[name].kernel, rows[name].stride, rows[name].padding) for name in ("input", "C1", "S2", "C5")] == [
         ("", "", "2"),
@@ -181,21 +192,23 @@ def test_every_model_computes_what_its_layers_say(changes: dict[str, object]) ->
     options = Model(**DEFAULTS.model.model_dump() | changes)
     net = build(options)
     for module in net:  # Norms, coefficients and biases that would change nothing would hide a mistake.
-        if isinstance(module, BatchNorm):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             for tensor in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
                 tensor.uniform_(0.5, 1.5)
         if isinstance(module, Subsampling):
             module.coefficient.data.uniform_(0.1, 0.4)
             module.bias.data.uniform_(-0.5, 0.5)
     expected = reference(options, net.state_dict(), IMAGES)
-    torch.testing.assert_close(predict(net, IMAGES, batch_size=3).double(), expected, rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        logits = net.eval()(IMAGES)
+    torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "-".join(map(str, changes.values())))
 def test_gradients_reach_every_parameter(changes: dict[str, object]) -> None:
     torch.manual_seed(0)
     net = network(**changes)
-    criterion = training.LOSSES["rbf" if changes.get("head") == "rbf" else "cross_entropy"]
+    criterion = LOSSES["rbf" if changes.get("head") == "rbf" else "cross_entropy"]
     criterion(net(IMAGES), LABELS).backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
@@ -207,7 +220,7 @@ def test_gradients_reach_every_parameter(changes: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "-".join(map(str, changes.values())))
-def test_gradients_are_those_of_pytorchs_own_layers(changes: dict[str, object]) -> None:
+def test_gradients_are_those_of_the_layers_by_hand(changes: dict[str, object]) -> None:
     torch.manual_seed(0)
     options = Model(**DEFAULTS.model.model_dump() | changes)
     net = build(options).double().eval()
@@ -222,19 +235,14 @@ def test_gradients_are_those_of_pytorchs_own_layers(changes: dict[str, object]) 
         torch.testing.assert_close(parameter.grad, expected, rtol=0, atol=1e-6 * expected.abs().max().item())
 
 
-def test_equal_maxima_share_the_gradient() -> None:
-    """As `amax` has it, on which C1 depends: on background all four of a square are equal."""
-    x = torch.tensor([1.0, 3.0, 3.0, 2.0]).view(4, 1, 1, 1, 1).requires_grad_()
-    (8 * MaxPool()(x)).sum().backward()
-    assert x.grad is not None
-    assert x.grad.flatten().tolist() == [0, 4, 4, 0]
-
-
-def test_tanh_is_tanh() -> None:
-    a = torch.cat([torch.linspace(-20, 20, 100_001), torch.tensor([-math.inf, -1e30, 0, 1e-30, 1e30, math.inf])])
-    expected = a.double().tanh().float()  # First: ours overwrites a.
-    torch.testing.assert_close(Tanh()(a), expected, rtol=0, atol=2e-7)
-    assert Tanh()(torch.tensor([math.nan])).isnan()
+@pytest.mark.parametrize("name", PRESETS)
+def test_torch_export_accepts_every_preset(name: str) -> None:
+    """Any number of images, and the exported program computes what the network does."""
+    net = preset(name).eval()
+    count = torch.export.Dim("count", min=1)
+    exported = torch.export.export(net, (IMAGES,), dynamic_shapes=({0: count},)).module()
+    for images in (IMAGES, IMAGES[:7]):
+        torch.testing.assert_close(exported(images), net(images))
 
 
 def test_a_connection_that_table_1_does_not_have_never_moves(published: nn.Sequential) -> None:
@@ -246,23 +254,23 @@ def test_a_connection_that_table_1_does_not_have_never_moves(published: nn.Seque
     assert connected.sum() == 60
     before = c3.kernels().detach().clone()
     options = DEFAULTS.train.model_copy(update={"optimizer": "sgd", "learning_rate": 0.01})
-    optimizer = training.Optimizer(published, options)
+    optimizer = Optimizer(published, options)
     for _ in range(3):
-        loss = training.rbf(published(IMAGES), LABELS)
+        loss = rbf(published(IMAGES), LABELS)
         optimizer.step(torch.autograd.grad(loss, optimizer.parameters), torch.tensor(options.learning_rate))
     after = c3.kernels().detach()
     assert (after[connected] != before[connected]).flatten(1).any(dim=1).all()
     assert (after[~connected] == 0).all()
     # And a map that C3's first does not read has no say in it.
-    x = torch.rand(6, 14, 14, 1)
+    x = torch.rand(1, 6, 14, 14)
     y = x.clone()
-    y[3:] = 0
+    y[:, 3:] = 0
     assert torch.equal(c3(x)[:, 0], c3(y)[:, 0])
     assert not torch.equal(c3(x)[:, 1], c3(y)[:, 1])
 
 
 def test_the_first_weights_of_sparse_c3_are_in_the_bounds_of_their_fan_in() -> None:
-    kernels = SparseC3(bias=True).kernels().detach().abs().flatten(2).amax(dim=2).amax(dim=1)
+    kernels = SparseC3().kernels().detach().abs().flatten(2).amax(dim=2).amax(dim=1)
     bounds = torch.tensor([(25 * len(sources)) ** -0.5 for sources in C3_TABLE])
     assert ((kernels <= bounds) & (kernels > 0.8 * bounds)).all()
 
@@ -272,18 +280,18 @@ def test_rbf_loss_is_equation_9() -> None:
     labels = torch.arange(50) % 10
     total = 0.0
     for distances, label in zip(y.double().tolist(), labels.tolist(), strict=True):
-        total += distances[label] + math.log(math.exp(-training.RBF_J) + sum(math.exp(-d) for d in distances))
-    assert training.rbf(-y, labels).item() == pytest.approx(total / 50, rel=1e-5)
+        total += distances[label] + math.log(math.exp(-RBF_J) + sum(math.exp(-d) for d in distances))
+    assert rbf(-y, labels).item() == pytest.approx(total / 50, rel=1e-5)
 
 
 def test_rbf_distances_hold_far_from_and_on_a_code() -> None:
     codes = RBF().codes
-    on_the_code = RBF()(codes.t())
+    on_the_code = RBF()(codes)
     assert on_the_code.diagonal().tolist() == [0] * 10
-    far = 1e4 * torch.ones(84, 1)
-    expected = [-(((far[:, 0].double() - code.double()) ** 2).sum().item()) for code in codes]
-    assert RBF()(far)[:, 0].tolist() == pytest.approx(expected, rel=1e-5)
-    loss = training.rbf(RBF()(far).t(), torch.tensor([3]))
+    far = 1e4 * torch.ones(1, 84)
+    expected = [-(((far[0].double() - code.double()) ** 2).sum().item()) for code in codes]
+    assert RBF()(far)[0].tolist() == pytest.approx(expected, rel=1e-5)
+    loss = rbf(RBF()(far), torch.tensor([3]))
     assert loss.isfinite()
 
 
@@ -292,7 +300,7 @@ def test_nll_is_cross_entropy() -> None:
     labels = torch.arange(20) % 10
     by_hand = -logits.double().exp().div(logits.double().exp().sum(1, keepdim=True)).log()[range(20), labels].mean()
     for name in ("nll", "cross_entropy"):
-        assert training.LOSSES[name](logits, labels).item() == pytest.approx(by_hand.item(), rel=1e-5)
+        assert LOSSES[name](logits, labels).item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
 def test_a_distorted_batch() -> None:

@@ -24,7 +24,8 @@ BAD = {
     "train.learning_rate=0": "a number, greater than 0",
     "train.learning_rate=fast": "a number, greater than 0",
     "train.momentum=1": "a number, at least 0 and less than 1",
-    "train.weight_decay=-1": "a number, at least 0",
+    "train.weight_decay=-1": "auto or a number, at least 0",
+    "train.weight_decay=none": "auto or a number, at least 0",
     "train.seed=-1": "an integer, at least 0",
     "train.threads=0": "an integer, at least 1",
     "train.optimizer=adm": "sgd or adam or adamw",
@@ -160,10 +161,12 @@ def test_every_parameter_has_a_comment() -> None:
         block = text.split(f"\n{section}:")[1].split("\n\n")[0]
         for key, allowed in schema["properties"].items():
             comment = next(line for line in block.splitlines() if line.startswith(f"  {key}:")).partition("#")[2]
-            bounds = [allowed.get(k) for k in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")]
+            kinds = allowed.get("anyOf", [allowed])
+            names = ("const", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+            bounds = [kind.get(name) for kind in kinds for name in names]
             if section == "preprocess" and key == "validation_size":
                 bounds = [0]  # Its upper bound is the data's.
-            if allowed["type"] == "boolean":
+            if allowed.get("type") == "boolean":
                 bounds = ["true", "false"]
             for value in allowed.get("enum") or [bound for bound in bounds if bound is not None]:
                 assert re.search(rf"\b{value}\b", comment), f"{section}.{key}: the comment does not mention {value}"

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, assert_refused, set_params, tree
 from PIL import Image
 
-from lenet import figures
+from lenet.results import figures
 
 PICTURES = ["samples", "training_curves", "confusion_matrix", "per_class_accuracy", "mistakes"]
 

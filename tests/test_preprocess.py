@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import MNIST, ROOT, assert_refused, needs_mnist, set_params, tree
 
-from lenet.idx import MAX_ITEMS, read_labelled_images
+from lenet.data.idx import MAX_ITEMS, read_labelled_images
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 
@@ -71,7 +71,7 @@ def test_memory_is_bounded_when_the_header_lies(tmp_path: Path) -> None:
     """A header that claims the most that is read, in a file of a few bytes: the memory for it is never touched."""
     (tmp_path / IMAGES).write_bytes(idx(b"\0\0\x08\x03", MAX_ITEMS, 28, 28, content=ONE_IMAGE))
     code = (
-        "import pathlib, resource, lenet, lenet.idx\n"
+        "import pathlib, resource, lenet, lenet.data.idx\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: lenet.idx.read_labelled_images(pathlib.Path('.'), 'train')\n"
         "except lenet.InputError: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"

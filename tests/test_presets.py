@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pandas
 import pytest
-from conftest import ROOT, set_params, sh
-from ruamel.yaml import YAML
+from conftest import ROOT, preset_overrides, set_params, sh
 
-from lenet import zoo
-from lenet.figures import to_png
-from lenet.network import build
+from lenet.experiments import zoo
+from lenet.experiments.presets import differences, load_preset, names, overlaid, workspace
+from lenet.network.lenet import build
 from lenet.params import Model
-from lenet.presets import differences, load_preset, names, overlaid, workspace
+from lenet.results.figures import to_png
 
 NAMES = ["lenet-28", "lenet-28-logits", "lenet5-1998", "lenet5-best", "lenet5-max", "lenet5-relu", "lenet5-tanh", "mlp"]
 PARAMETERS = {"lenet-28": 44_426, "lenet-28-logits": 44_426, "lenet5-1998": 60_000, "lenet5-best": 44_426}
@@ -49,10 +48,7 @@ def test_a_preset_holds_what_differs_and_where_it_is_from(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_trains(digits_project: Path, run_stage, name: str) -> None:
     """One epoch on digits, all of its training images, and a network that can be evaluated comes out."""
-    preset = YAML(typ="safe", pure=True).load(ROOT / f"presets/{name}.yaml")
-    preset.pop("claimed", None)
-    overrides = [f"{section}.{key}={value}" for section, keys in preset.items() for key, value in keys.items()]
-    set_params(digits_project, *overrides, "train.epochs=1", "train.batch_size=32")
+    set_params(digits_project, *preset_overrides(name), "train.epochs=1", "train.batch_size=32")
     for stage in ("preprocess", "train", "evaluate"):
         outcome = run_stage(digits_project, stage)
         assert outcome.status == 0, outcome.error

@@ -13,11 +13,11 @@ import torch
 from conftest import DIGITS, MNIST, ROOT, clone, commit, needs_mnist, set_params, sh, tree
 from kill import remove, state
 
-from lenet import training
-from lenet.network import build
+from lenet.data.tensors import load_dataset
+from lenet.experiments.verify import RECORD, Change, environment_changes, outputs
+from lenet.network.lenet import build
 from lenet.params import load_params
-from lenet.tensors import load_dataset
-from lenet.verify import RECORD, Change, environment_changes, outputs
+from lenet.training import loop
 
 DEFAULTS = load_params(ROOT / "params.yaml")
 
@@ -117,7 +117,7 @@ def test_an_epoch_is_a_function_of_the_state_before_it(digits_run: Path, model: 
     options = DEFAULTS.train.model_copy(update={"batch_size": 32, "epochs": 3} | train)
     network = build(DEFAULTS.model.model_copy(update=model))
     states, rows = [], []
-    for row, reached in training.train(network, data, data, options, torch.device("cpu")):
+    for row, reached in loop.train(network, data, data, options, torch.device("cpu")):
         # A copy, for the training goes on to change its own.
         states.append(deepcopy(reached))
         rows.append(row)
@@ -125,7 +125,7 @@ def test_an_epoch_is_a_function_of_the_state_before_it(digits_run: Path, model: 
     for done, reached in enumerate(states, 1):
         torch.manual_seed(done)
         other = build(DEFAULTS.model.model_copy(update=model))
-        again = [row for row, _ in training.train(other, data, data, options, torch.device("cpu"), reached)]
+        again = [row for row, _ in loop.train(other, data, data, options, torch.device("cpu"), reached)]
         assert again == rows[done:]
         assert all(other.state_dict()[name].equal(expected[name]) for name in expected)
 

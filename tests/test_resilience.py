@@ -1,5 +1,7 @@
 """Runs that are killed, stopped, starved or doubled: they cost minutes, not results."""
 
+import errno
+import fcntl
 import gzip
 import os
 import shutil
@@ -8,11 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import pytest
 from conftest import assert_refused, commit, set_params, sh, tree
 from kill import kill, state
+
+from lenet.training import checkpoints
 
 STAGES = ["download", "preprocess", "train", "evaluate", "plot"]
 
@@ -73,12 +77,12 @@ def interrupted(killed: tuple[Path, dict[str, bytes]], tmp_path: Path) -> Interr
     return Interrupted(project, checkpoint, expected)
 
 
-def test_a_killed_training_goes_on(interrupted: Interrupted) -> None:
+def test_a_killed_training_is_resumed(interrupted: Interrupted) -> None:
     project, checkpoint, expected = interrupted
     # As a program leaves it that was killed while it wrote.
     (project / f"plots/.training.csv.{dead_process()}.part").write_bytes(b"epo")
     text = sh(*TRAIN, cwd=project)
-    assert "goes on behind epoch 2/6" in text or "goes on behind epoch 3/6" in text
+    assert "resuming after epoch 2 of 6" in text or "resuming after epoch 3 of 6" in text
     assert "epoch 2/6: " not in text
     assert tree(project) == expected
     assert not checkpoint.exists()
@@ -121,10 +125,49 @@ def test_a_stale_checkpoint_is_not_used(interrupted: Interrupted, change: str) -
             source = project / "stages/lenet/augmentation.py"
             source.write_text(source.read_text() + "# Who knows what this does.\n")
     text = sh(*TRAIN, cwd=project)
-    assert "goes on" not in text
+    assert "resuming" not in text
     assert "damaged" not in text
     assert "epoch 1/6: " in text
-    assert list((project / "models/checkpoints").iterdir()) == []
+    # The one of what was interrupted is still there; the one of what has ended is not.
+    assert list((project / "models/checkpoints").glob("*.checkpoint")) == [interrupted.checkpoint]
+
+
+def test_a_short_training_in_between_costs_an_interrupted_one_nothing(interrupted: Interrupted) -> None:
+    project, checkpoint, expected = interrupted
+    set_params(project, "train.epochs=1")
+    sh(*TRAIN, cwd=project)
+    assert checkpoint.exists()
+    set_params(project, "train.epochs=6")
+    assert "resuming after epoch" in sh(*TRAIN, cwd=project)
+    assert tree(project) == expected
+
+
+def test_checkpoints_are_kept_within_a_bound(tmp_path: Path) -> None:
+    for number in range(30):
+        checkpoints.save(tmp_path / f"{number}.checkpoint", {"epoch": number})
+        os.utime(tmp_path / f"{number}.checkpoint", ns=(0, number))
+    checkpoints.save(tmp_path / "0.checkpoint", {"epoch": 0})
+    kept = {int(path.stem) for path in tmp_path.glob("*.checkpoint")}
+    assert kept == {0, *range(30 - checkpoints.KEPT, 30)}
+    assert checkpoints.load(tmp_path / "29.checkpoint") == {"epoch": 29}
+
+
+def test_a_file_system_without_locks(digits_project: Path, run_stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network file systems refuse an exclusive lock on what is not open for writing, and some refuse every lock."""
+
+    def nfs(file: IO[bytes], operation: int) -> None:
+        assert operation & fcntl.LOCK_EX
+        assert fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", nfs)
+    before = tree(digits_project)
+    outcome = run_stage(digits_project, "train")
+    assert outcome.status == 0
+    assert outcome.error == (
+        "warning: models/checkpoints/lock: No locks available; see that no other training runs in this folder\n"
+    )
+    assert tree(digits_project) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -298,7 +341,7 @@ def test_a_vanished_input(digits_project: Path, run_stage, stage: str, vanished:
 LIMITED = """
 import resource, runpy, sys
 sys.path.insert(0, "stages")
-import lenet.params, lenet.tensors
+import lenet.params, lenet.data.tensors
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
 sys.argv = ["stages/preprocess.py"]

@@ -1,9 +1,8 @@
-"""What the stages share: the data formats, the network, its training, its evaluation and its pictures."""
+"""What the stages share, in rooms; each imports only those below it, which `make lint` proves.
 
-
-class InputError(Exception):
-    """An input that a user gave cannot be used.
-
-    The message is one line: what is wrong, where (file or parameter), what to do. The command line prints it behind
-    ``error: `` and exits with status 1.
-    """
+experiments   presets, DVC's experiments, the zoo, verification
+results       evaluation, figures
+training      the loop, the optimiser, augmentation, checkpoints
+network       LeNet, its quick form for processors, its description, the model file
+data          the data sets, mirrors, IDX files, tensors
+"""

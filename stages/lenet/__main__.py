@@ -14,8 +14,8 @@ def describe(
 ) -> None:
     """Print the network as a table of its layers: kernel, stride, padding, output, parameters, connections."""
     with one_line_errors(debug):
+        from lenet.experiments.presets import foundation, load_preset, overlaid, workspace
         from lenet.params import Model
-        from lenet.presets import foundation, load_preset, overlaid, workspace
 
         if preset:
             values = overlaid(foundation(), (f"presets/{preset}.yaml", load_preset(preset).changes))
@@ -24,8 +24,8 @@ def describe(
 
         import pandas
 
-        from lenet.description import Layer, describe
-        from lenet.network import build
+        from lenet.network.description import Layer, describe
+        from lenet.network.lenet import build
 
         layers = describe(build(Model(**values["model"])))
         parameters, connections = sum(row.parameters for row in layers), sum(row.connections for row in layers)
@@ -49,12 +49,13 @@ def preset(
     --set. Then: dvc exp show; to have its parameters and results in the workspace: dvc exp apply NAME.
     """
     with one_line_errors(debug):
-        from lenet import InputError, experiments
-        from lenet.presets import differences, foundation, load_preset, overlaid, parse_settings, workspace
+        from lenet.errors import InputError
+        from lenet.experiments import dvc
+        from lenet.experiments.presets import differences, foundation, load_preset, overlaid, parse_settings, workspace
 
         layers = [(f"presets/{name}.yaml", load_preset(name).changes), ("--set", parse_settings(settings or []))]
         wanted = overlaid(foundation(), *layers)
-        there = experiments.recorded().get(name)
+        there = dvc.recorded().get(name)
         if there and there.is_of(wanted):
             print(f"{name} is there already, with these parameters and this code: dvc exp show")
         elif there:
@@ -63,28 +64,30 @@ def preset(
                 f"`dvc exp rename {name} NEW`, or let it go, `dvc exp remove {name}`, and run this again"
             )
         else:
-            experiments.run(name, differences(wanted, workspace()))
+            dvc.run(name, differences(wanted, workspace()))
 
 
 def zoo(
     seeds: Annotated[int, typer.Option(min=3, help="Runs of each preset, with the seeds 0, 1, ...")] = 3,
     table: Annotated[Path, typer.Option(help="Where the table goes.")] = Path("metrics/zoo.csv"),
     picture: Annotated[Path, typer.Option(help="Where its picture goes.")] = Path("plots/zoo.png"),
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; without it, one a core.")] = None,
     debug: Debug = False,
 ) -> None:
     """Run all presets with several seeds each, and compare their test accuracies in a table and a picture.
 
-    Each run is a DVC experiment, PRESET-seedN; interrupted, the same command goes on behind the last that was finished.
-    The two files are written when all are.
+    Each run is a DVC experiment, PRESET-seedN, that trains in one thread. Interrupted, the same command runs those that
+    were not finished. The two files are written when all are.
     """
     with one_line_errors(debug):
         import pandas
 
-        from lenet import zoo
-        from lenet.figures import to_png
+        from lenet.experiments import zoo
         from lenet.files import write_bytes, write_csv
+        from lenet.processor import cores
+        from lenet.results.figures import to_png
 
-        rows = pandas.DataFrame(zoo.run_all(zoo.plan(seeds)))
+        rows = pandas.DataFrame(zoo.run_all(zoo.plan(seeds), jobs or cores()))
         drawn = to_png(zoo.picture(rows))
         write_csv(table, list(rows.columns), rows.itertuples(index=False))
         write_bytes(picture, drawn)
@@ -106,7 +109,8 @@ def verify(
     with one_line_errors(debug):
         import tempfile
 
-        from lenet import InputError, verify
+        from lenet.errors import InputError
+        from lenet.experiments import verify
 
         with tempfile.TemporaryDirectory(prefix="lenet-verify-") as folder:
             clone = Path(folder) / "clone"

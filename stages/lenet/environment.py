@@ -1,28 +1,67 @@
-"""What of a machine and its packages decides how a result is rounded."""
+"""What of a machine and its packages decides how a result is rounded: the device, and what is recorded of the rest."""
 
+import os
 import platform
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from lenet.errors import InputError
+
 # Those that compute a number or draw a pixel of an output.
 PACKAGES = ("matplotlib", "numpy", "pandas", "pillow", "scikit-learn", "torch")
 
+AVAILABLE: dict[str, Callable[[], bool]] = {
+    "cuda": torch.cuda.is_available,
+    "mps": torch.backends.mps.is_available,
+    "cpu": lambda: True,
+}
 
-def environment() -> dict[str, str]:
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; for `auto` the first of CUDA, MPS and the CPU that this machine has.
+
+    Only a device that may be used is asked for, because to ask for CUDA is to start it.
+
+    Raises
+    ------
+    InputError
+        The machine has no such device.
+    """
+    if name == "auto":
+        name = next(device for device, is_available in AVAILABLE.items() if is_available())
+    elif not AVAILABLE[name]():
+        raise InputError(f"train.device is {name}, which this machine does not have; use auto or cpu")
+    return torch.device(name)
+
+
+def be_deterministic() -> None:
+    """Have PyTorch use the algorithms that give the same bits each time, and fail where it has none.
+
+    On a processor they are the usual ones. CUDA's libraries need their workspace fixed before the device is first used
+    (PyTorch, "Reproducibility").
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # The same as use_deterministic_algorithms(True), which imports PyTorch's compiler: a second of start-up.
+    torch.set_deterministic_debug_mode("error")
+
+
+def environment(device: torch.device) -> dict[str, str]:
     """Everything outside of the repository on which the bytes of the outputs may depend: what -> its name or version.
 
-    Two runs of the same source and parameters give the same bytes where all of it is the same. A different entry need
-    not show: the processor does (its caches and instructions decide in which order sums are taken), the C library
-    hardly ever.
+    `device` is the one that the network is trained on. Two runs of the same source and parameters give the same bytes
+    where all of it is the same. A different entry need not show: the processor does (its caches and instructions decide
+    in which order sums are taken), the C library hardly ever.
     """
+    accelerators = {"cuda": torch.cuda.get_device_name, "mps": lambda: "MPS", "cpu": lambda: "none"}
     return {
         "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver()) or 'its own C library'}",
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "accelerator": accelerators[device.type](),
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
         "torch": torch.__version__,  # With its build, 2.14.1+cpu, say.

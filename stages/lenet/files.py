@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lenet import InputError
+from lenet.errors import InputError
 
 if TYPE_CHECKING:
     import pandas

@@ -4,14 +4,14 @@ import difflib
 import reprlib
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from lenet import InputError
+from lenet.errors import InputError
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -69,7 +69,7 @@ class Train(_Section):
     optimizer: Literal["sgd", "adam", "adamw"]
     learning_rate: Annotated[float, Field(gt=0, le=1000)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
-    weight_decay: Annotated[float, Field(ge=0, le=1000)]
+    weight_decay: Literal["auto"] | Annotated[float, Field(ge=0, le=1000)]
     schedule: Literal["constant", "one_cycle", "step"]
     batch_size: Count
     epochs: Count
@@ -147,8 +147,10 @@ def check(schema: type[AnySection], values: object, source: str) -> AnySection:
     except ValidationError as error:
         # A misspelt key is missing under its right name as well: the misspelling comes first, it explains the other.
         problems = sorted(error.errors(), key=lambda problem: problem["type"] not in _UNKNOWN_KEY)
-        shown = "; ".join(_describe(schema, problem) for problem in problems[:3])
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        # A key that may be one of two types has a problem with each of them: described, they are the same.
+        described = list(dict.fromkeys(_describe(schema, problem) for problem in problems))
+        shown = "; ".join(described[:3])
+        more = f"; and {len(described) - 3} more" if len(described) > 3 else ""
         raise InputError(f"{source}: {shown}{more}") from None
 
 
@@ -156,10 +158,11 @@ def _describe(schema: type[BaseModel], problem: ErrorDetails) -> str:
     """Say in the user's words what pydantic found: the key, its value, what is allowed."""
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
-    *sections, key = problem["loc"] or ("",)
+    location = problem["loc"][: 2 if schema is Params else 1]  # Behind that, the types of a key that may be of two.
+    *sections, key = location or ("",)
     for name in sections:
         schema = schema.model_fields[str(name)].annotation  # type: ignore[assignment]
-    full_key = ".".join(str(part) for part in problem["loc"]) or "the file"
+    full_key = ".".join(map(str, location)) or "the file"
     if problem["type"] in _UNKNOWN_KEY:
         known = list(schema.model_fields)
         close = difflib.get_close_matches(str(key), known, n=1)
@@ -182,6 +185,13 @@ def _allowed(schema: type[BaseModel], key: str) -> str:
     field = schema.model_json_schema()["properties"][key]
     if "$ref" in field:
         return _allowed(schema.model_fields[key].annotation, "")  # type: ignore[arg-type]
+    return " or ".join(map(_in_words, field.get("anyOf", [field])))
+
+
+def _in_words(field: dict[str, Any]) -> str:
+    """What a JSON schema of one of the types here allows."""
+    if "const" in field:
+        return str(field["const"])
     if field["type"] == "boolean":
         return "true or false"
     if "enum" in field:

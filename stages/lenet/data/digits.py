@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from lenet.idx import SIDE, to_bytes
+from lenet.data.idx import SIDE, to_bytes
 
 _TEST_IMAGES = 360
 _BOX = 20

@@ -1,4 +1,4 @@
-"""What an interrupted training goes on from: its state after the last finished epoch, and the result it leads to."""
+"""What an interrupted training resumes from: its state after the last finished epoch, and the result it leads to."""
 
 import fcntl
 import hashlib
@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 
-from lenet import InputError
+from lenet.data.tensors import Dataset, parse_pt, to_pt
 from lenet.environment import environment
+from lenet.errors import InputError
 from lenet.files import leftovers, write_bytes
-from lenet.tensors import Dataset, parse_pt, to_pt
 
 _DIGEST = hashlib.sha256().digest_size
+
+KEPT = 10
+"""How many states of other interrupted trainings are kept, the newest: a short run must not cost a long one its own."""
 
 
 def identity(parameters: dict[str, Any], datasets: Iterable[Dataset | None], device: torch.device) -> str:
@@ -27,14 +30,14 @@ def identity(parameters: dict[str, Any], datasets: Iterable[Dataset | None], dev
     That is the parameters, the data, the code (each source file of the project that this program has loaded), the
     packages, the processor and the device.
     """
-    folder = Path(__file__).parents[1]
+    folder = Path(__file__).parents[2]
     files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     loaded = (Path(file) for file in files if file and file.startswith(f"{folder}{os.sep}"))
     facts = {
         "parameters": parameters,
         "data": [[_sha256(tensor.numpy()) for tensor in dataset] for dataset in datasets if dataset],
         "code": {str(path.relative_to(folder)): _sha256(path.read_bytes()) for path in loaded},
-        "environment": environment(),
+        "environment": environment(device),
         "device": str(device),
     }
     return _sha256(json.dumps(facts, sort_keys=True).encode())[:16]
@@ -48,23 +51,27 @@ def _sha256(content: Any) -> str:
 def only_one(folder: Path) -> Iterator[None]:
     """Wait until no other training uses this folder, which is made if need be, and keep others from it meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
-    # The system gives a lock back when its process ends, however it ends.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    path = folder / "lock"
+    # A file that is open for writing, because NFS grants an exclusive lock on no other. The system releases the lock
+    # when its process ends, however it ends.
+    with path.open("wb") as file:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"{folder}: another training is at work in this project; waiting for its end", flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            print(f"warning: {path}: {error.strerror}; see that no other training runs in this folder", file=sys.stderr)
         yield
-    finally:
-        os.close(handle)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a training's state, its SHA-256 in front, whole or not at all."""
+    """Write a training's state, its SHA-256 in front, whole or not at all; of others keep the newest, `KEPT`."""
     content = to_pt(state)
     write_bytes(path, hashlib.sha256(content).digest() + content)
+    others = [other for other in path.parent.glob("*.checkpoint") if other != path]
+    for old in sorted(others, key=lambda other: other.stat().st_mtime_ns, reverse=True)[KEPT:]:
+        old.unlink()
 
 
 def load(path: Path) -> dict[str, Any] | None:
@@ -83,7 +90,7 @@ def load(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def clear(folder: Path) -> None:
-    """Remove all states, those of other trainings too."""
-    for path in [*folder.glob("*.checkpoint"), *leftovers(folder, "*.checkpoint")]:
-        path.unlink(missing_ok=True)
+def remove(path: Path) -> None:
+    """Remove the state of a training that has ended, and what programs that were killed left half-written."""
+    for each in [path, *leftovers(path.parent, "*.checkpoint")]:
+        each.unlink(missing_ok=True)

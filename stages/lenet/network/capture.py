@@ -1,4 +1,4 @@
-"""A function's tensor operations, recorded once and done again in the same memory: a processor's CUDA graph.
+"""A step's tensor operations, recorded once and replayed in the same memory: what a CUDA graph is, for a processor.
 
 A step of LeNet is a hundred operations of 2 to 200 microseconds. Python, autograd, views and finding memory take half
 as long again, and do the same in every step.
@@ -14,26 +14,33 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-Function = Callable[..., tuple[Tensor, ...]]
+Step = Callable[..., tuple[Tensor, ...]]
+
+LARGEST = 1024
+"""Images in a mini-batch that is captured. A recording keeps all that it computes: with 1,024 images 0.2 GB more than
+a step that is not captured, with 55,000 4 GB, and then it is no quicker."""
 
 
-def capture(function: Function) -> Function:
-    """A function that computes what this one does, to the bit, and is quicker from its second call on.
+def capture(step: Step) -> Step:
+    """A step that computes what this one does, to the bit, and is quicker from its second call on.
 
-    The first call with inputs of certain shapes and types runs the function and records its operations; a further one
-    does just these again, and returns the same tensors with new values in them. So the function may depend on nothing
-    but its inputs, PyTorch's random numbers and tensors that stay where they are, such as parameters that are changed
-    in place, and its operations on nothing but their shapes.
+    The first call with inputs of certain shapes and types runs the step and records its operations; a further one
+    replays just these, and returns the same tensors with new values in them. So the step may depend on nothing but its
+    inputs, PyTorch's random numbers and tensors that stay where they are, such as parameters that are changed in-place,
+    and its operations on nothing but their shapes. Mini-batches of more than `LARGEST` images are not recorded.
     """
     recordings: dict[Any, tuple[list[Tensor], list[Callable[[], object]], tuple[Tensor, ...]]] = {}
 
     @torch.no_grad()
-    def again(*given: Tensor) -> tuple[Tensor, ...]:
+    def replay(*given: Tensor) -> tuple[Tensor, ...]:
+        if len(given[0]) > LARGEST:
+            with torch.enable_grad():
+                return step(*given)
         key = tuple((tensor.shape, tensor.dtype) for tensor in given)
         if key not in recordings:
             inputs = [tensor.clone() for tensor in given]
             with torch.enable_grad(), _Recorder() as recorder:
-                outputs = function(*inputs)
+                outputs = step(*inputs)
             recordings[key] = inputs, recorder.operations, outputs
             return outputs
         inputs, operations, outputs = recordings[key]
@@ -43,10 +50,10 @@ def capture(function: Function) -> Function:
             operation()
         return outputs
 
-    return again
+    return replay
 
 
-# What makes a tensor of one number: to make it again is to fill it.
+# What makes a tensor of one number: to replay it is to fill the tensor.
 _FILLED = {"zeros": 0, "new_zeros": 0, "zeros_like": 0, "ones_like": 1}
 
 

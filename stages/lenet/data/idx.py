@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lenet import InputError
+from lenet.errors import InputError
 
 SIDE = 28
 MAX_ITEMS = 1_000_000

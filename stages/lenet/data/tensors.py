@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lenet import InputError
+from lenet.data.idx import SIDE
+from lenet.errors import InputError
 from lenet.files import write_bytes
-from lenet.idx import SIDE
 
 # A .pt file is a zip archive with a pickle in it, which is a program. What builds tensors it may call; PyTorch would
 # let it call a few things more, and so ask for as much memory as it likes.
@@ -54,8 +54,8 @@ def save_dataset(path: Path, dataset: Dataset) -> None:
     write_pt(path, tuple(dataset))
 
 
-def load_dataset(path: Path) -> Dataset:
-    """Read what `save_dataset` wrote.
+def load_dataset(path: Path, may_be_empty: bool = False) -> Dataset:
+    """Read what `save_dataset` wrote, a data set of at least one image unless it `may_be_empty`.
 
     Raises
     ------
@@ -71,9 +71,9 @@ def load_dataset(path: Path) -> Dataset:
         raise refused(path, "holds tensors that are not plain arrays of numbers")
     if images.dtype != torch.uint8 or images.shape[1:] != (SIDE, SIDE) or images.ndim != 3:
         raise refused(path, f"holds images {images.dtype} {list(images.shape)}, not uint8 [N, {SIDE}, {SIDE}]")
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or not len(labels):
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or not (len(labels) or may_be_empty):
         raise refused(path, f"holds labels {labels.dtype} {list(labels.shape)}, not int64 [N] for N > 0 images")
-    if labels.min() < 0 or labels.max() > 9:
+    if len(labels) and (labels.min() < 0 or labels.max() > 9):
         raise refused(path, f"holds labels from {labels.min()} to {labels.max()}, not digits from 0 to 9")
     return Dataset(images, labels)
 

@@ -5,21 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lenet.idx import SIDE
-from lenet.network import (
-    RBF,
-    AveragePool,
-    BatchNorm,
-    Convolution,
-    Dense,
-    ImagesFirst,
-    MaxPool,
-    Normalize,
-    ScaledTanh,
-    SparseC3,
-    Subsampling,
-    Tanh,
-)
+from lenet.data.idx import SIDE
+from lenet.network.lenet import RBF, Normalize, ScaledTanh, SparseC3, Subsampling
 
 
 class Layer(NamedTuple):
@@ -51,16 +38,17 @@ class Layer(NamedTuple):
 
 OPERATIONS = {
     Normalize: "normalise",
-    Convolution: "convolution",
+    nn.Conv2d: "convolution",
     SparseC3: "convolution, sparse (table I)",
-    MaxPool: "maximum",
-    AveragePool: "mean",
+    nn.MaxPool2d: "maximum",
+    nn.AvgPool2d: "mean",
     Subsampling: "trainable subsampling",
-    Dense: "dense",
+    nn.Linear: "dense",
     RBF: "Euclidean RBF, fixed",
-    BatchNorm: "batch norm",
+    nn.BatchNorm1d: "batch norm",
+    nn.BatchNorm2d: "batch norm",
     nn.ReLU: "ReLU",
-    Tanh: "tanh",
+    nn.Tanh: "tanh",
     ScaledTanh: "1.7159 tanh(2a/3)",
     nn.Sigmoid: "sigmoid",
     nn.Dropout: "dropout",
@@ -69,7 +57,7 @@ OPERATIONS = {
 
 @torch.inference_mode()
 def describe(network: nn.Sequential) -> list[Layer]:
-    """The layers of a network that `lenet.network.build` made, in the order in which an image of 28x28 passes them."""
+    """The layers of a network that `lenet.network.lenet.build` made, in the order in which an image passes them."""
     network.eval()
     rows: list[Layer] = []
     x = torch.zeros(1, SIDE, SIDE)
@@ -77,11 +65,10 @@ def describe(network: nn.Sequential) -> list[Layer]:
         y = module(x)
         parameters = sum(parameter.numel() for parameter in module.parameters())
         if "_" in name:
-            last, operation = rows[-1], OPERATIONS[type(module)]
-            rows[-1] = last._replace(
-                operation=f"{last.operation}, {operation}", parameters=last.parameters + parameters
-            )
-        elif not isinstance(module, nn.Flatten | ImagesFirst):
+            last = rows[-1]
+            operation = f"{last.operation}, {OPERATIONS[type(module)]}"
+            rows[-1] = last._replace(operation=operation, parameters=last.parameters + parameters)
+        elif not isinstance(module, nn.Flatten):
             rows.append(_layer(name, module, parameters, x, y))
         x = y
     return rows
@@ -89,32 +76,32 @@ def describe(network: nn.Sequential) -> list[Layer]:
 
 def _layer(name: str, module: nn.Module, parameters: int, x: Tensor, y: Tensor) -> Layer:
     """The row of a layer that makes y of x, for a single image."""
+    operation = OPERATIONS[type(module)]
     kernel = stride = padding = ""
     connections = 0
     match module:
         case Normalize():
             padding = str(module.padding)
-        case Convolution() | SparseC3():
+        case nn.Conv2d() | SparseC3():
             kernel, stride, padding = "5x5", "1", "0"
-            connections = parameters * y[:, 0].numel()
-        case MaxPool() | AveragePool():
+            connections = parameters * y[0, 0].numel()
+        case nn.MaxPool2d() | nn.AvgPool2d():
             kernel, stride, padding = "2x2", "2", "0"
             connections = 4 * y.numel()
         case Subsampling():
+            operation += f", {OPERATIONS[type(module.activation)]}"
             kernel, stride, padding = "2x2", "2", "0"
             connections = (4 + 1) * y.numel()
-        case Dense():
+        case nn.Linear():
             connections = parameters
         case RBF():
             connections = x.numel() * y.numel()
     if name == "C5":
         side = round((x.numel() / 16) ** 0.5)
         kernel, stride, padding = f"{side}x{side}", "1", "0"
-    match y.shape[:-1]:
-        case (4, maps, rows, columns):
-            output = f"{maps}@{2 * rows}x{2 * columns}"
+    match y.shape[1:]:
         case (maps, rows, columns):
             output = f"{maps}@{rows}x{columns}"
         case (units,):
             output = str(units)
-    return Layer(name, OPERATIONS[type(module)], kernel, stride, padding, output, parameters, connections)
+    return Layer(name, operation, kernel, stride, padding, output, parameters, connections)

@@ -14,7 +14,7 @@ from urllib.request import url2pathname
 
 from tqdm import tqdm
 
-from lenet import InputError
+from lenet.errors import InputError
 from lenet.files import written_whole
 
 CONNECT_SECONDS = 5

@@ -16,23 +16,35 @@ class Prediction(NamedTuple):
     probability: float
 
 
+class ClassReport(NamedTuple):
+    """Precision, recall and F1 of a digit, fractions of 1, and its support, the number of its images.
+
+    The recall is the fraction of the digit's images that were predicted right, which tutorials call the accuracy of the
+    class. A figure that would divide by zero is 0.
+    """
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
 class Evaluation(NamedTuple):
     """What is known of a classifier after it has seen every image.
 
     Attributes
     ----------
     overall : dict
-        `accuracy` and `error`, fractions of 1, and `loss`, the mean cross-entropy in nats.
-    per_class : dict
-        digit -> `accuracy`, `precision`, `recall`, `f1`, fractions of 1, and `support`, its number of images. The
-        accuracy of a digit is the fraction of its images that were predicted right, which is its recall under the name
-        that tutorials use. A figure that would divide by zero is 0.
+        `accuracy` and `error_rate`, fractions of 1, and `loss`, the mean cross-entropy in nats.
+    per_class : list of ClassReport
+        One a digit, 0 to 9.
     predictions : list of Prediction
         One an image, in the images' order.
     """
 
     overall: dict[str, float]
-    per_class: dict[str, dict[str, float]]
+    per_class: list[ClassReport]
     predictions: list[Prediction]
 
 
@@ -45,18 +57,22 @@ def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
     count = len(labels)
     overall = {
         "accuracy": round(correct / count, 6),
-        "error": round((count - correct) / count, 6),
+        "error_rate": round((count - correct) / count, 6),
         "loss": round(cross_entropy(logits, labels).item(), 6),
     }
     # Images by actual digit (row) and predicted digit (column).
     counts = (len(DIGITS) * labels + predicted).bincount(minlength=len(DIGITS) ** 2).view(len(DIGITS), len(DIGITS))
     right, support, taken = counts.diagonal().tolist(), counts.sum(dim=1).tolist(), counts.sum(dim=0).tolist()
-    per_class = {}
-    for digit in DIGITS:
-        recall, precision = _share(right[digit], support[digit]), _share(right[digit], taken[digit])
-        f1 = _share(2 * right[digit], support[digit] + taken[digit])
-        rates = {"accuracy": recall, "precision": precision, "recall": recall, "f1": f1}
-        per_class[str(digit)] = rates | {"support": support[digit]}
+    per_class = [
+        ClassReport(
+            str(digit),
+            precision=_share(right[digit], taken[digit]),
+            recall=_share(right[digit], support[digit]),
+            f1=_share(2 * right[digit], support[digit] + taken[digit]),
+            support=support[digit],
+        )
+        for digit in DIGITS
+    ]
     columns = labels.tolist(), predicted.tolist(), probabilities.tolist()
     return Evaluation(overall, per_class, [Prediction(*row) for row in zip(*columns, strict=True)])
 

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lenet import InputError
+from lenet.errors import InputError
 from lenet.params import Params, check, parse_yaml
 
 FOLDER = Path("presets")

@@ -1,8 +1,9 @@
 """All presets with several seeds each: the table that compares them, and its picture.
 
-Each run is an experiment of the pipeline itself, because DVC's run cache then has what `lenet preset` and `dvc exp run`
-computed before (a matrix stage would have a cache of its own), and one after the other in the foreground, because a run
-has train.threads threads already and shows its progress (that of the queue's workers is in log files).
+Each run is an experiment of the pipeline itself, because DVC's run cache then has what `dvc exp run` computed before (a
+matrix stage would have a cache of its own), in the foreground, where it shows its progress (that of the queue's workers
+is in log files). It trains in one thread, so that several run side by side, a core each, which is quicker than one
+after the other in several threads, and so that the table does not depend on how many do.
 """
 
 from typing import NamedTuple
@@ -10,9 +11,10 @@ from typing import NamedTuple
 import pandas
 from matplotlib.figure import Figure
 
-from lenet import InputError, experiments
-from lenet.figures import BLUE, ORANGE
-from lenet.presets import Preset, Values, differences, foundation, load_preset, names, overlaid, workspace
+from lenet.errors import InputError
+from lenet.experiments import dvc
+from lenet.experiments.presets import Preset, Values, differences, foundation, load_preset, names, overlaid, workspace
+from lenet.results.figures import BLUE, ORANGE
 
 
 class Entry(NamedTuple):
@@ -49,7 +51,7 @@ def plan(seeds: int) -> dict[str, list[Run]]:
     base, here = foundation(), workspace()
 
     def run(name: str, preset: Preset, seed: int) -> Run:
-        layers = [(f"presets/{name}.yaml", preset.changes), ("the seed", {"train": {"seed": seed}})]
+        layers = [(f"presets/{name}.yaml", preset.changes), ("the zoo", {"train": {"seed": seed, "threads": 1}})]
         values = overlaid(base, *layers)
         return Run(f"{name}-seed{seed}", values, differences(values, here), preset.claimed)
 
@@ -60,25 +62,24 @@ def plan(seeds: int) -> dict[str, list[Run]]:
     return planned
 
 
-def run_all(planned: dict[str, list[Run]]) -> list[Entry]:
-    """Run what is planned, each as a DVC experiment, and compare.
+def run_all(planned: dict[str, list[Run]], jobs: int) -> list[Entry]:
+    """Run what is planned, each as a DVC experiment, up to `jobs` at once, and compare.
 
     An experiment that the current commit has with these parameters and this code is not run again; for the others DVC
     takes from its cache what it has computed before.
     """
-    done = experiments.recorded()
+    all_runs = [run for runs in planned.values() for run in runs]
+    done = dvc.recorded()
+    # More than once only if a commit is made meanwhile: DVC records a run on the commit that it began on.
+    while left := [run for run in all_runs if run.name not in done or not done[run.name].is_of(run.values)]:
+        for run in left:
+            if run.name in done:
+                print(f"{run.name}: replaced, for the parameters or the code have changed", flush=True)
+                dvc.remove(run.name)
+        dvc.run_all({run.name: run.changes for run in left}, jobs)
+        done = dvc.recorded()
     table = []
     for preset, runs in planned.items():
-        for run in runs:
-            # More than once only if a commit is made meanwhile: DVC records a run on the commit that it began on.
-            while run.name not in done or not done[run.name].is_of(run.values):
-                if run.name in done:
-                    print(f"{run.name}: replaced, for the parameters or the code have changed", flush=True)
-                    experiments.remove(run.name)
-                    del done[run.name]
-                experiments.run(run.name, run.changes)
-                done |= experiments.recorded()
-            print(f"{run.name}: {done[run.name].metrics['accuracy']:.2%} on the test set", flush=True)
         metrics = [done[run.name].metrics for run in runs]
         accuracies = pandas.Series([row["accuracy"] for row in metrics])
         entry = Entry(

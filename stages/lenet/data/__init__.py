@@ -1,0 +1,1 @@
+"""The data sets, from their published files to tensors."""

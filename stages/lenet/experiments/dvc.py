@@ -1,0 +1,196 @@
+"""Experiments by name, run and recorded by DVC beside the workspace, which stays as it is."""
+
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from lenet.cli import Stopped
+from lenet.errors import InputError
+from lenet.experiments.presets import Values
+
+
+class Experiment(NamedTuple):
+    """A finished run that DVC has recorded on the commit that is checked out.
+
+    Attributes
+    ----------
+    values : dict
+        All of params.yaml.
+    metrics : dict
+        name -> value, those of train.json and test.json together.
+    sources : dict
+        path -> MD5 of each source file that its stages depend on.
+    """
+
+    revision: str
+    values: Values
+    metrics: dict[str, float]
+    sources: dict[str, str]
+
+    def is_of(self, values: Values) -> bool:
+        """Whether it is what a run with these parameters and the workspace's code would be."""
+        pipeline = subprocess.run(["git", "diff", "--quiet", self.revision, "--", "dvc.yaml"], check=False)
+        code = all(_md5(Path(path)) == md5 for path, md5 in self.sources.items())
+        return self.values == values and code and pipeline.returncode == 0
+
+
+def _md5(path: Path) -> str | None:
+    """The checksum by which DVC knows a file; None if there is no such file."""
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.exists() else None
+
+
+def recorded() -> dict[str, Experiment]:
+    """The finished experiments of the commit that is checked out, by name."""
+    found = {}
+    for commit in json.loads(command("exp", "show", "--json", capture=True)):
+        # With an executor it is queued, running or failed; one whose run was killed stays "running" for ever.
+        for group in [group for group in commit["experiments"] or [] if not group["executor"]]:
+            for entry in [entry for entry in group["revs"] if entry["data"]]:
+                data = entry["data"]
+                metrics = [file.get("data", {}) for file in data["metrics"].values()]
+                found[entry["name"]] = Experiment(
+                    entry["rev"],
+                    data["params"].get("params.yaml", {}).get("data", {}),
+                    {name: value for file in metrics for name, value in file.items()},
+                    {path: dep["hash"] for path, dep in data["deps"].items() if path.startswith("stages/")},
+                )
+    return found
+
+
+def remove(name: str) -> None:
+    """Let DVC forget an experiment; what it computed stays in DVC's cache."""
+    command("exp", "remove", name, capture=True)
+
+
+def run(name: str, changes: Values) -> None:
+    """Run the pipeline with changed parameters as the experiment `name`, in a folder of DVC's own (`--temp`).
+
+    What DVC computed before, in whatever experiment, comes from its cache.
+
+    Raises
+    ------
+    InputError
+        A stage failed, or there is an experiment of that name with other results; DVC has said more.
+    """
+    arguments = _experiment(name, changes)
+    print(">", shlex.join(["dvc", *arguments]), flush=True)
+    command(*arguments)
+
+
+def run_all(experiments: Mapping[str, Values], jobs: int) -> None:
+    """Run several experiments, name -> changes, as `run` does, up to `jobs` at once; each line begins with a name.
+
+    If one fails, those that have begun are completed and no other begins.
+
+    Raises
+    ------
+    InputError
+        At least one of them failed, and has said why.
+    """
+    running: list[subprocess.Popen[str]] = []
+    stopped = threading.Event()
+    starting = threading.Lock()
+
+    def run_one(name: str, changes: Values) -> None:
+        arguments = _experiment(name, changes)
+        with starting:
+            if stopped.is_set():
+                return
+            print(f"{name}: > {shlex.join(['dvc', *arguments])}", flush=True)
+            # DVC holds its lock for moments only: when an experiment begins and when it is recorded.
+            process = _start(
+                "--wait-for-lock", *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, environment={}
+            )
+            running.append(process)
+        assert process.stdout
+        for line in filter(str.strip, process.stdout):
+            print(f"{name}: {line}", end="", flush=True)
+        if process.wait():
+            raise InputError(f"the experiment {name} failed, and said why above")
+
+    with ThreadPoolExecutor(jobs) as pool:
+        tasks = [pool.submit(run_one, name, changes) for name, changes in experiments.items()]
+        try:
+            wait(tasks, return_when=FIRST_EXCEPTION)
+        except Stopped:
+            with starting:
+                stopped.set()
+            for process in running:
+                _end(process)
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+
+
+def _experiment(name: str, changes: Values) -> list[str]:
+    """DVC's arguments to run an experiment."""
+    overrides = [f"{section}.{key}={_text(value)}" for section, keys in changes.items() for key, value in keys.items()]
+    return ["exp", "run", "--temp", "--name", name, *(text for pair in overrides for text in ("-S", pair))]
+
+
+def _text(value: object) -> str:
+    """A parameter's value as DVC's -S takes it."""
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def command(*arguments: str, capture: bool = False, cwd: Path = Path(), **environment: str) -> str:
+    """Run DVC, of this Python environment; its output goes to the terminal or, with `capture`, is returned.
+
+    Raises
+    ------
+    InputError
+        It failed, and has said why.
+    """
+    with _start(*arguments, stdout=subprocess.PIPE if capture else None, cwd=cwd, environment=environment) as process:
+        try:
+            output, _ = process.communicate()
+        except Stopped:
+            _end(process)
+            raise
+    if process.returncode:
+        raise InputError(f"`{shlex.join(['dvc', *arguments])}` failed, and said why above")
+    return output or ""
+
+
+def _start(
+    *arguments: str, stdout: int | None, stderr: int | None = None, cwd: Path = Path(), environment: Mapping[str, str]
+) -> "subprocess.Popen[str]":
+    # A stage's command is `python ...`: that has to be this Python, whether or not its environment is activated.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PATH": path, **environment},
+        stdout=stdout,
+        stderr=stderr,
+        text=True,
+    )
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """End DVC and its stage. Ctrl-C reaches both as well, a signal to this program alone does not."""
+    try:
+        process.wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        with suppress(psutil.NoSuchProcess):
+            stages = psutil.Process(process.pid).children(recursive=True)
+            for stage in stages:
+                stage.terminate()
+            # Its end may take the time of an import; till then it needs its files.
+            psutil.wait_procs(stages, timeout=30)
+        process.terminate()
+        process.wait()

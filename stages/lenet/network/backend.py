@@ -1,0 +1,35 @@
+"""How a network is computed on a device: the one place where its quick form is chosen, or the network as it is."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lenet.network.capture import Step, capture
+from lenet.network.quick import quick
+
+
+class Backend(NamedTuple):
+    """The network's function, images [N, 28, 28] -> logits [N, 10], and what makes a training step with it quicker."""
+
+    forward: Callable[[Tensor], Tensor]
+    prepare: Callable[[Step], Step]
+
+
+def backend(network: nn.Sequential, device: torch.device) -> Backend:
+    """The backend for a network that `lenet.network.lenet.build` made, on a device; parameters and modes are shared."""
+    if device.type == "cpu":
+        return Backend(quick(network), capture)
+    return Backend(network, lambda step: step)
+
+
+@torch.inference_mode()
+def predict(network: nn.Sequential, images: Tensor, batch_size: int) -> Tensor:
+    """The logits, float32 [N, 10], of images, uint8 [N, 28, 28], computed `batch_size` at a time in evaluation mode."""
+    forward = backend(network, images.device).forward
+    was_training = network.training
+    network.eval()
+    logits = torch.cat([forward(batch) for batch in images.split(batch_size)])
+    network.train(was_training)
+    return logits

@@ -1,0 +1,1 @@
+"""What is said of a trained network: its measures and its pictures."""
