@@ -6,6 +6,9 @@ data/downloads, and writes benchmarks/results.csv and benchmarks/results.png. Wi
 leaves PyTorch's example out, and writes nothing.
 """
 
+import lenet.processor  # noqa: F401  Its settings have to be there before PyTorch is imported.
+
+# isort: split
 import argparse
 import gzip
 import os
@@ -30,16 +33,18 @@ import torch
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
-from lenet import training
 from lenet.data.mnist import RESOURCES
 from lenet.data.tensors import Dataset, load_dataset, save_dataset
-from lenet.environment import environment
+from lenet.environment import be_deterministic, environment
 from lenet.experiments.presets import Values, load_preset, overlaid, workspace
 from lenet.files import write_bytes, write_csv
-from lenet.network import build, load_model, predict
+from lenet.network.backend import predict
+from lenet.network.lenet import build
+from lenet.network.saved import load_model
 from lenet.params import Params
 from lenet.results.evaluation import evaluate
 from lenet.results.figures import BLUE, ORANGE, to_png
+from lenet.training import loop
 
 HERE = Path(__file__).parent
 STAGES = ("download", "preprocess", "train", "evaluate", "plot")
@@ -233,10 +238,10 @@ def to_target(bench: Bench) -> list[Row]:
 
     def seconds(seed: int) -> float:
         options = values.train.model_copy(update={"seed": seed})
-        torch.manual_seed(training.generator(seed, epoch=0).initial_seed())
+        torch.manual_seed(loop.generator(seed, epoch=0).initial_seed())
         network = build(values.model)
         spent, started = 0.0, time.perf_counter()
-        for row, _ in training.train(network, training_set, validation, options, torch.device("cpu")):
+        for row, _ in loop.train(network, training_set, validation, options, torch.device("cpu")):
             spent += time.perf_counter() - started
             accuracy = (predict(network, test.images, 250).argmax(dim=1) == test.labels).float().mean().item()
             if accuracy >= TARGET:
@@ -351,9 +356,7 @@ def growth(bench: Bench) -> list[Row]:
         torch.set_num_threads(options.threads)
         started = time.perf_counter()
         list(
-            training.train(
-                build(values.model), Dataset(images[:count], labels[:count]), None, options, torch.device("cpu")
-            )
+            loop.train(build(values.model), Dataset(images[:count], labels[:count]), None, options, torch.device("cpu"))
         )
         taken = time.perf_counter() - started
         torch.set_num_threads(values.train.threads)
@@ -414,10 +417,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
     started = time.perf_counter()
-    training.be_deterministic()
+    be_deterministic()
     threads = workspace()["train"]["threads"]
     torch.set_num_threads(threads)
-    facts = environment()
+    facts = environment(torch.device("cpu"))
     versions = {"python": platform.python_version(), "torch": facts["torch"]}
     versions |= {package: version(package) for package in ("torchvision", "dvc")}
     title = (

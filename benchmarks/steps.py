@@ -1,196 +1,165 @@
-"""One step of training, in the ways that were tried: each beside the step that is in use, in turn, in one process.
+"""One step of training in the ways that were tried, each beside the one in use and in a process of its own.
 
-    python benchmarks/steps.py [SECONDS]    (of each way, 20 by default)
+    python benchmarks/steps.py [--rounds 5]
 
-Prints milliseconds a step, median with the least and the greatest of the rounds, and the median of the ratios to the
-step in use, round by round. `lenet5-tanh` on batches of 64 and the default network on batches of 128, made-up images.
+Times `lenet5-tanh` on mini-batches of 64 and the default network on mini-batches of 128, made-up images, all ways in
+turn, round after round. Prints milliseconds a step and the ratio to the step in use, median (least to greatest) of the
+rounds, and writes benchmarks/steps.csv. Nothing else should run meanwhile.
 """
 
-import copy
+import lenet.processor  # noqa: F401  Its settings have to be there before PyTorch is imported.
+
+# isort: split
 import statistics
+import subprocess
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
+from bench import spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lenet import training
+from lenet.environment import be_deterministic, environment
 from lenet.experiments.presets import load_preset, overlaid, workspace
-from lenet.network import AveragePool, Convolution, Dense, ImagesFirst, MaxPool, Normalize, Tanh, build
-from lenet.network.capture import Function, capture
+from lenet.files import write_csv
+from lenet.network import quick
+from lenet.network.capture import Step, capture
+from lenet.network.lenet import build
 from lenet.params import Model, Train
+from lenet.training.optimizer import Optimizer
 
-Step = Callable[[Tensor, Tensor], object]
-ROUNDS = 9
+HERE = Path(__file__).parent
+CASES = {"lenet5-tanh, 64": load_preset("lenet5-tanh").changes, "params.yaml, 128": {}}
+SECONDS = 2
 
-
-def pytorchs_tanh(network: nn.Sequential) -> nn.Sequential:
-    for name, layer in network.named_children():
-        if isinstance(layer, Tanh):
-            setattr(network, name, nn.Tanh())
-    return network
+Forward = Callable[[Tensor], Tensor]
+Way = tuple[Forward, Callable[[Step], Step]]
 
 
-class Input(nn.Module):
-    """From [1, H, W, N] to PyTorch's [N, 1, H, W]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.permute(3, 0, 1, 2).contiguous()
+def not_captured(step: Step) -> Step:
+    return step
 
 
-def pytorchs_layers(network: nn.Sequential) -> nn.Sequential:
-    """The same network, with the same weights, of the layers that PyTorch has."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for name, layer in network.named_children():
-        match layer:
-            case Normalize():
-                layers |= {name: layer, "images_first": Input()}
-            case Convolution():
-                layers[name] = nn.Conv2d(layer.in_channels, layer.out_channels, 5)
-            case Dense():
-                layers[name] = nn.Linear(layer.in_features, layer.out_features)
-            case MaxPool():
-                layers[name] = nn.MaxPool2d(2)
-            case AveragePool():
-                layers[name] = nn.AvgPool2d(2)
-            case nn.Flatten():
-                layers[name] = nn.Flatten()
-            case ImagesFirst():
-                pass
-            case _:
-                layers[name] = layer
-    result = nn.Sequential(layers)
-    result.load_state_dict(network.state_dict())
-    return pytorchs_tanh(result)
+def channels_last(network: nn.Module) -> nn.Module:
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def channels_last(network: nn.Sequential) -> nn.Sequential:
-    return pytorchs_layers(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+def bfloat16(network: nn.Module) -> Forward:
+    """The network with its convolutions and products in bfloat16, the weights and the loss in float32."""
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits: Tensor = network(images)
+        return logits.float()
+
+    return forward
 
 
-def plain(network: nn.Module, options: Train) -> Function:
-    """As `lenet.training.train` has it, where nothing is captured."""
-    optimizer, rate = training.Optimizer(network, options), torch.tensor(options.learning_rate / 10)
+def quick_but(layer: type[nn.Module], instead: Forward) -> Callable[[nn.Sequential], Forward]:
+    """The quick form with something else in place of a layer's replacement."""
 
+    def changed(network: nn.Sequential) -> Forward:
+        usual = quick._replacement
+        quick._replacement = lambda module: instead if isinstance(module, layer) else usual(module)
+        return quick.quick(network)
+
+    return changed
+
+
+def one_thread(network: nn.Sequential) -> Forward:
+    torch.set_num_threads(1)
+    return quick.quick(network)
+
+
+WAYS: dict[str, Callable[[nn.Sequential], Way]] = {
+    "in use": lambda network: (quick.quick(network), capture),
+    "not captured": lambda network: (quick.quick(network), not_captured),
+    "PyTorch's tanh": lambda network: (quick_but(nn.Tanh, torch.tanh_)(network), capture),
+    "PyTorch's maximum, its gradient shared": lambda network: (
+        quick_but(nn.MaxPool2d, lambda x: x.amax(dim=0))(network),
+        capture,
+    ),
+    "the plain network": lambda network: (network, not_captured),
+    "the plain network, captured": lambda network: (network, capture),
+    "the plain network, channels last": lambda network: (channels_last(network), not_captured),
+    "the plain network, channels last, captured": lambda network: (channels_last(network), capture),
+    "the plain network, channels last, bfloat16": lambda network: (bfloat16(channels_last(network)), not_captured),
+    "the plain network, compiled": lambda network: (torch.compile(network), not_captured),  # type: ignore[dict-item]
+    "one thread": lambda network: (one_thread(network), capture),
+}
+
+
+def measure(way: str, case: str) -> float:
+    """Milliseconds a step, the median of stretches of 20 steps."""
+    be_deterministic()
+    torch.set_num_threads(2)
+    # What is not captured finds memory anew in each step, which PyTorch would fill with NaN first.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    values = overlaid(workspace(), (case, CASES[case]))
+    options = Train(**values["train"])
+    torch.manual_seed(0)
+    network = build(Model(**values["model"]))
+    optimizer, rate = Optimizer(network, options), torch.tensor(options.learning_rate / 10)
+    forward, prepare = WAYS[way](network)
+
+    @prepare
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        loss = cross_entropy(network(images), labels)
+        loss = cross_entropy(forward(images), labels)
         optimizer.step(torch.autograd.grad(loss, optimizer.parameters), rate)
         return (loss.detach(),)
 
-    return step
+    images = torch.randint(256, (20, options.batch_size, 28, 28), dtype=torch.uint8)
+    labels = torch.randint(10, (20, options.batch_size))
+
+    def stretch() -> float:
+        started = time.perf_counter()
+        for number in range(20):
+            step(images[number], labels[number])[0].item()
+        return 1000 * (time.perf_counter() - started) / 20
+
+    stretch()
+    end = time.perf_counter() + SECONDS
+    taken = []
+    while time.perf_counter() < end:
+        taken.append(stretch())
+    return statistics.median(taken)
 
 
-def captured(network: nn.Module, options: Train) -> Function:
-    return capture(plain(network, options))
-
-
-class Bfloat16(nn.Module):
-    """The network with its convolutions and products in bfloat16, the weights and the loss in float32."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            logits: Tensor = self.network(images)
-        return logits.float()
-
-
-def half_a_batch_a_core(network: nn.Module, options: Train) -> Step:
-    """Two Python threads, each with half of the batch and a core; PyTorch's operations let go of Python's lock."""
-    optimizer, rate = training.Optimizer(network, options), torch.tensor(options.learning_rate / 10)
-    pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
-
-    def part(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        loss = cross_entropy(network(images), labels) / 2
-        return torch.autograd.grad(loss, optimizer.parameters)
-
-    # Two recordings, because each has memory of its own.
-    mine, others = capture(part), capture(part)
-
-    def step(images: Tensor, labels: Tensor) -> None:
-        torch.set_num_threads(1)
-        middle = len(labels) // 2
-        other = pool.submit(others, images[middle:], labels[middle:])
-        here = mine(images[:middle], labels[:middle])
-        optimizer.step([one + two for one, two in zip(here, other.result(), strict=True)], rate)
-        torch.set_num_threads(2)
-
-    return step
-
-
-def one_thread(network: nn.Module, options: Train) -> Step:
-    step = captured(network, options)
-
-    def alone(images: Tensor, labels: Tensor) -> None:
-        torch.set_num_threads(1)
-        step(images, labels)
-        torch.set_num_threads(2)
-
-    return alone
-
-
-def ways(network: nn.Sequential, options: Train) -> dict[str, Step]:
-    """What is timed: name -> step, the one in use first."""
-
-    def fresh() -> nn.Sequential:
-        return copy.deepcopy(network)
-
-    found = {
-        "in use": captured(fresh(), options),
-        "not captured": plain(fresh(), options),
-        "PyTorch's tanh": captured(pytorchs_tanh(fresh()), options),
-        "PyTorch's layers, channels last": plain(channels_last(fresh()), options),
-        "the same, captured": captured(channels_last(fresh()), options),
-        "the same, bfloat16 autocast": plain(Bfloat16(channels_last(fresh())), options),
-        "PyTorch's layers, channels first": plain(pytorchs_layers(fresh()), options),
-        "one thread": one_thread(fresh(), options),
-        "half a batch a core": half_a_batch_a_core(fresh(), options),
-    }
-    compiled = plain(torch.compile(channels_last(fresh())), options)  # type: ignore[arg-type]
-    started = time.perf_counter()
-    try:
-        compiled(torch.zeros(options.batch_size, 28, 28, dtype=torch.uint8), torch.zeros(options.batch_size).long())
-    except Exception as error:  # A machine without a C++ compiler is no reason to end.
-        print(f"not compiled: {str(error).splitlines()[0]}")
-        return found
-    return found | {f"PyTorch's layers, compiled in {time.perf_counter() - started:.0f} s": compiled}
-
-
-def main(seconds: float) -> None:
-    training.be_deterministic()
-    torch.set_num_threads(2)
-    # What is not captured finds memory anew in each step. Else it would be filled with NaN first, and glibc would give
-    # it back to the system each time, until a block of nearly 32 MiB has been freed: a third of an epoch.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.empty(30_000_000, dtype=torch.uint8)
-    for title, changes in (("lenet5-tanh", load_preset("lenet5-tanh").changes), ("params.yaml", {})):
-        values = overlaid(workspace(), (title, changes))
-        options = Train(**values["train"])
-        torch.manual_seed(0)
-        steps = ways(build(Model(**values["model"])), options)
-        images = torch.randint(256, (20, options.batch_size, 28, 28), dtype=torch.uint8)
-        labels = torch.randint(10, (20, options.batch_size))
-        taken: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in range(ROUNDS):
-            for name, step in steps.items():
-                number, started = 0, time.perf_counter()
-                while time.perf_counter() - started < seconds / ROUNDS:
-                    step(images[number % 20], labels[number % 20])
-                    number += 1
-                taken[name].append(1000 * (time.perf_counter() - started) / number)
-        print(f"\n{title}, batches of {options.batch_size}: ms a step, median (least to greatest); ratio to the first")
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="Of all ways in turn.")] = 5,
+    way: Annotated[str | None, typer.Option(hidden=True)] = None,
+    case: Annotated[str, typer.Option(hidden=True)] = "",
+) -> None:
+    """Time one step of training in the ways that were tried."""
+    if way:
+        print(measure(way, case))
+        return
+    machine = environment(torch.device("cpu"))
+    rows = []
+    for title in CASES:
+        ways = [name for name in WAYS if "tanh" in title or "tanh" not in name]
+        ways = [name for name in ways if "tanh" not in title or "maximum" not in name]
+        taken: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name in ways:
+                command = [sys.executable, __file__, "--way", name, "--case", title]
+                taken[name].append(float(subprocess.check_output(command, text=True)))
+        print(f"\n{title}: ms a step, and its ratio to the first")
         for name, times in taken.items():
-            ratio = statistics.median(time / first for time, first in zip(times, taken["in use"], strict=True))
-            print(f"  {name:45s} {statistics.median(times):6.2f} ({min(times):.2f} to {max(times):.2f}) {ratio:6.2f}")
+            ratios = [one / first for one, first in zip(times, taken["in use"], strict=True)]
+            figures = [*spread(times), *spread(ratios)]
+            text = "{:6.2f} ({:.2f} to {:.2f})   {:5.2f} ({:.2f} to {:.2f})".format(*figures)
+            print(f"  {name:45s}{text}", flush=True)
+            rows.append([title, name, *figures, rounds, f"{machine['processor']}, torch {machine['torch']}"])
+    figures = [f"{name}{end}" for name in ("ms", "ratio") for end in ("", "_least", "_most")]
+    write_csv(HERE / "steps.csv", ["case", "way", *figures, "rounds", "machine"], rows)
 
 
 if __name__ == "__main__":
     assert Path("params.yaml").exists(), "run this in the project's root"
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 20)
+    typer.run(main)

@@ -83,6 +83,9 @@ def problems(project: Path, name: str) -> Iterator[str]:
         if not any(within(path, entry) for entry in outputs):
             yield f"{path} is written, not declared"
     yield from (f"{entry} is declared, not read" for entry in inputs if not any(within(p, entry) for p in read))
+    # A folder is no dependency unless all of it is.
+    inside = {str(path.relative_to(project)) for entry in inputs for path in (project / entry).rglob("*")}
+    yield from (f"{path} is declared with its folder, not read" for path in sorted(inside - read))
     yield from (f"{entry} is declared, not written" for entry in outputs if not any(within(p, entry) for p in written))
 
     declared = {f"{section}.{key}" for section in stage["params"] for key in fields(section)}

@@ -73,8 +73,8 @@ def test_memory_is_bounded_when_the_header_lies(tmp_path: Path) -> None:
     code = (
         "import pathlib, resource, lenet, lenet.data.idx\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try: lenet.idx.read_labelled_images(pathlib.Path('.'), 'train')\n"
-        "except lenet.InputError: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+        "try: lenet.data.idx.read_labelled_images(pathlib.Path('.'), 'train')\n"
+        "except lenet.errors.InputError: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     grown = int(subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, text=True))
     unit = 1 if sys.platform == "darwin" else 1024
@@ -96,7 +96,7 @@ def test_the_split(digits_project: Path, run_stage) -> None:
     def split() -> list[tuple[torch.Tensor, torch.Tensor]]:
         # As tutorial code reads torchvision's own processed files.
         files = [digits_project / "data/processed" / f"{name}.pt" for name in ("training", "validation")]
-        return [torch.load(path) for path in files if path.exists()]
+        return [torch.load(path) for path in files]
 
     (kept, kept_labels), (held_out, held_out_labels) = split()
     assert (kept.dtype, kept.shape) == (torch.uint8, (1294, 28, 28))
@@ -117,8 +117,9 @@ def test_the_split(digits_project: Path, run_stage) -> None:
 
     set_params(digits_project, "preprocess.validation_size=0")
     assert run_stage(digits_project, "preprocess").status == 0
-    [(everything, _)] = split()
+    (everything, _), (none, no_labels) = split()
     assert torch.equal(everything, images)
+    assert (none.shape, no_labels.shape) == ((0, 28, 28), (0,))
 
 
 def test_same_bytes_again(digits_project: Path, run_stage) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas
 import pytest
-from conftest import ROOT, preset_overrides, set_params, sh
+from conftest import ROOT, commit, preset_overrides, set_params, sh
 
 from lenet.experiments import zoo
 from lenet.experiments.presets import differences, load_preset, names, overlaid, workspace
@@ -121,7 +121,7 @@ def test_what_is_in_the_workspace_is_not_mixed_into_a_preset(digits_project: Pat
 ZOO = ["lenet", "zoo"]
 
 
-def test_the_zoo_interrupted_goes_on_and_computes_nothing_twice(digits_project: Path) -> None:
+def test_the_zoo_interrupted_computes_nothing_twice(digits_project: Path) -> None:
     for name in set(NAMES) - {"lenet-28"}:
         (digits_project / f"presets/{name}.yaml").unlink()
     preset = digits_project / "presets/lenet-28.yaml"
@@ -133,7 +133,12 @@ def test_the_zoo_interrupted_goes_on_and_computes_nothing_twice(digits_project: 
 
     # Killed while the second run trains.
     zoo = subprocess.Popen(
-        ZOO, cwd=digits_project, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        [*ZOO, "--jobs", "1"],
+        cwd=digits_project,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     assert zoo.stdout
     seen = ""
@@ -143,11 +148,12 @@ def test_the_zoo_interrupted_goes_on_and_computes_nothing_twice(digits_project: 
             break
     os.killpg(zoo.pid, signal.SIGKILL)
     zoo.communicate(timeout=60)
-    assert "lenet-28-seed0: " in seen
+    assert "lenet-28-seed0: epoch 1/1: loss " in seen
     assert not (digits_project / "metrics/zoo.csv").exists()
 
-    text = sh(*ZOO, cwd=digits_project)
+    text = sh(*ZOO, "--jobs", "2", cwd=digits_project)
     assert text.count("> dvc exp run") == 2
+    assert all(line.startswith(("lenet-28-seed1: ", "lenet-28-seed2: ")) for line in text.splitlines()[:-1])
     assert "--name lenet-28-seed0" not in text
     table = pandas.read_csv(digits_project / "metrics/zoo.csv")
     assert list(table.columns) == [
@@ -160,6 +166,7 @@ def test_the_zoo_interrupted_goes_on_and_computes_nothing_twice(digits_project: 
     ]
     runs = [experiment(digits_project, f"lenet-28-seed{seed}") for seed in range(3)]
     assert [run["train.seed"] for run in runs] == ["0", "1", "2"]
+    assert [run["train.threads"] for run in runs] == ["1", "1", "1"]
     assert len({run["train_loss"] for run in runs}) == 3
     accuracies = [float(run["accuracy"]) for run in runs]
     assert row["accuracy_mean"] == pytest.approx(statistics.mean(accuracies), abs=1e-5)
@@ -170,13 +177,13 @@ def test_the_zoo_interrupted_goes_on_and_computes_nothing_twice(digits_project: 
     # On a new commit there are no experiments, but DVC's cache has every result; the table comes out the same.
     sh("git", "add", "metrics", "plots", cwd=digits_project)
     sh("git", "commit", "--quiet", "-m", "the zoo", cwd=digits_project)
-    text = sh(*ZOO, cwd=digits_project)
+    text = sh(*ZOO, "--jobs", "3", cwd=digits_project)
     assert text.count("> dvc exp run") == 3
     assert "Running stage" not in text
     assert sh("git", "status", "--porcelain", cwd=digits_project) == ""
 
     # Other code: what was recorded is replaced.
-    evaluation = digits_project / "stages/lenet/evaluation.py"
+    evaluation = digits_project / "stages/lenet/results/evaluation.py"
     evaluation.write_text(evaluation.read_text() + "\n# Changed.\n")
     text = sh(*ZOO, cwd=digits_project)
     assert text.count("replaced, for the parameters or the code have changed") == 3
@@ -230,7 +237,7 @@ def test_bad_presets(digits_project: Path, content: str, words: str) -> None:
 def test_the_zoo_checks_all_before_it_begins(digits_project: Path) -> None:
     (digits_project / "presets/mlp.yaml").write_text("train: {epochs: 0}\n")
     text = sh("lenet", "zoo", cwd=digits_project, status=1)
-    assert text.startswith("error: presets/mlp.yaml and the seed: train.epochs is 0; it must be an integer, at least 1")
+    assert text.startswith("error: presets/mlp.yaml and the zoo: train.epochs is 0; it must be an integer, at least 1")
     assert len(text.splitlines()) == 1
 
 
@@ -242,6 +249,44 @@ def test_elsewhere(tmp_path: Path) -> None:
     assert len(text.splitlines()) == 1
     assert sh("lenet", "zoo", "--seeds", "2", cwd=tmp_path, status=2).startswith("error: Invalid value for '--seeds'")
     assert sh("lenet", cwd=tmp_path, status=2) == "error: Missing command. Try: lenet --help\n"
+
+
+def test_runs_of_the_zoo_that_fail(digits_project: Path) -> None:
+    """Those that have begun are completed, no other begins, and no table is written."""
+    set_params(digits_project, "preprocess.validation_size=1437")
+    commit(digits_project, "too large a validation set")
+    for name in set(NAMES) - {"lenet-28", "mlp"}:
+        (digits_project / f"presets/{name}.yaml").unlink()
+    for name in ("lenet-28", "mlp"):
+        preset = digits_project / f"presets/{name}.yaml"
+        kept = preset.read_text() if name == "lenet-28" else preset.read_text().replace("validation_size: 0", "seed: 0")
+        preset.write_text(kept.replace("\ntrain:\n", "\ntrain:\n  epochs: 1\n"))
+    before = (digits_project / "metrics/zoo.csv").read_bytes()
+    text = sh(*ZOO, "--jobs", "2", cwd=digits_project, status=1)
+    assert "mlp-seed0: error: params.yaml: preprocess.validation_size is 1437" in text
+    assert text.count("> dvc exp run") == 4, "the three of lenet-28 and the first of mlp"
+    assert text.splitlines()[-1] == "error: the experiment mlp-seed0 failed, and said why above"
+    assert (digits_project / "metrics/zoo.csv").read_bytes() == before
+    assert float(experiment(digits_project, "lenet-28-seed2")["accuracy"]) > 0.15
+
+
+def test_a_signal_ends_all_runs_of_the_zoo(digits_project: Path) -> None:
+    zoo = subprocess.Popen(
+        [*ZOO, "--jobs", "2"], cwd=digits_project, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert zoo.stdout
+    training = set()
+    for line in zoo.stdout:
+        if "Running stage 'train'" in line:
+            training.add(line.split(":")[0])
+        if len(training) == 2:
+            break
+    zoo.send_signal(signal.SIGTERM)
+    # The end of its output is that of all that it started.
+    rest, _ = zoo.communicate(timeout=120)
+    assert zoo.returncode == 128 + signal.SIGTERM
+    assert rest.splitlines()[-1] == "error: stopped by SIGTERM; run the same command again"
+    assert "> dvc exp run" not in rest
 
 
 def test_a_failing_stage_is_reported(digits_project: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -117,23 +117,21 @@ def run_all(experiments: Mapping[str, Values], jobs: int) -> None:
         for line in filter(str.strip, process.stdout):
             print(f"{name}: {line}", end="", flush=True)
         if process.wait():
+            stopped.set()
             raise InputError(f"the experiment {name} failed, and said why above")
 
     with ThreadPoolExecutor(jobs) as pool:
         tasks = [pool.submit(run_one, name, changes) for name, changes in experiments.items()]
         try:
-            wait(tasks, return_when=FIRST_EXCEPTION)
+            wait(tasks)
         except Stopped:
             with starting:
                 stopped.set()
             for process in running:
                 _end(process)
             raise
-        finally:
-            pool.shutdown(cancel_futures=True)
     for task in tasks:
-        if not task.cancelled():
-            task.result()
+        task.result()
 
 
 def _experiment(name: str, changes: Values) -> list[str]:

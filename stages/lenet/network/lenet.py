@@ -43,7 +43,7 @@ def lenet(options: Model) -> Layers:
         C1=nn.Conv2d(1, 6, kernel_size=5),                            # [N,  6, 28, 28]     156
         C1_activation=squash(),
         S2=subsampling(options, maps=6),                              # [N,  6, 14, 14]      12
-        C3=third_layer(options),                                      # [N, 16, 10, 10]   1,516
+        C3=c3(options),                                               # [N, 16, 10, 10]   1,516
         C3_activation=squash(),
         S4=subsampling(options, maps=16),                             # [N, 16,  5,  5]      32
         flatten=nn.Flatten(),                                         # [N, 400]
@@ -92,7 +92,7 @@ def subsampling(options: Model, maps: int) -> nn.Module:
             return Subsampling(maps, ACTIVATIONS[options.activation]())
 
 
-def third_layer(options: Model) -> nn.Module:
+def c3(options: Model) -> nn.Module:
     """C3: from the 6 maps of S2 to 16, all of them read or those of table I."""
     return SparseC3() if options.c3 == "sparse" else nn.Conv2d(6, 16, kernel_size=5)
 
