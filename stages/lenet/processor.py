@@ -7,10 +7,10 @@ import os
 
 # A thread that has done its part of an operation waits for the others by spinning, by default for longer than any of
 # LeNet's operations takes. While another program is at work, it so holds the core that the thread it waits for needs,
-# and a training takes several times as long. After 800 turns, some 20 microseconds, it sleeps instead (GNU,
+# and a training takes several times as long. After 1,000 turns, some 20 microseconds, it sleeps instead (GNU,
 # "libgomp", GOMP_SPINCOUNT). `python benchmarks/busy.py` measures both. A choice of the user's own is left alone.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
-    os.environ["GOMP_SPINCOUNT"] = "800"
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def cores() -> int:
