@@ -170,6 +170,17 @@ def reference(options: Model, state: dict[str, Tensor], images: Tensor) -> Tenso
     return -torch.stack([((x - code.double()) ** 2).sum(dim=1) for code in RBF().codes], dim=1)
 
 
+def disturb(net: nn.Sequential) -> None:
+    """Draw anew what at first changes nothing, and would hide a mistake: norms, coefficients and biases."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
+                tensor.uniform_(0.5, 1.5)
+        if isinstance(module, Subsampling):
+            module.coefficient.data.uniform_(0.1, 0.4)
+            module.bias.data.uniform_(-0.5, 0.5)
+
+
 VARIANTS = [
     *[
         {"padding": padding, "pooling": pooling, "activation": activation}
@@ -191,13 +202,7 @@ VARIANTS = [
 def test_every_model_computes_what_its_layers_say(changes: dict[str, object]) -> None:
     options = Model(**DEFAULTS.model.model_dump() | changes)
     net = build(options)
-    for module in net:  # Norms, coefficients and biases that would change nothing would hide a mistake.
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            for tensor in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
-                tensor.uniform_(0.5, 1.5)
-        if isinstance(module, Subsampling):
-            module.coefficient.data.uniform_(0.1, 0.4)
-            module.bias.data.uniform_(-0.5, 0.5)
+    disturb(net)
     expected = reference(options, net.state_dict(), IMAGES)
     with torch.inference_mode():
         logits = net.eval()(IMAGES)

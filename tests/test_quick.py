@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import preset_overrides, set_params, sh
-from test_networks import DEFAULTS, IMAGES, LABELS, PRESETS, VARIANTS, network, preset
+from test_networks import DEFAULTS, IMAGES, LABELS, PRESETS, VARIANTS, disturb, network, preset
 from torch import Tensor, nn
 
 from lenet.network import backend, quick
@@ -22,16 +22,10 @@ NAMED = {"-".join(map(str, changes.values())): changes for changes in VARIANTS}
 
 
 def any_network(name: str) -> nn.Sequential:
-    """A preset or a variant, its norms and biases other than at first, where some would change nothing."""
+    """A preset or a variant, its norms and biases other than at first."""
     torch.manual_seed(0)
     net = preset(name) if name in PRESETS else network(**NAMED[name])
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            for tensor in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
-                tensor.uniform_(0.5, 1.5)
-        if isinstance(module, Subsampling):
-            module.coefficient.data.uniform_(0.1, 0.4)
-            module.bias.data.uniform_(-0.5, 0.5)
+    disturb(net)
     return net
 
 
