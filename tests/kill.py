@@ -22,7 +22,7 @@ from conftest import tree
 
 from lenet.experiments.verify import outputs
 
-# DVC's list of what it locks, if it was killed while it wrote that; the README says what to do.
+# DVC's list of what it locks, if it was killed while it wrote that; docs/recovery.md says what to do.
 TORN = "Unable to read RWLock-file"
 
 

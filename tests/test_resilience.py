@@ -320,7 +320,7 @@ def test_full_disk(small_disk: Path, run_stage) -> None:
     assert "Traceback" not in text
     assert (small_disk / "dvc.lock").read_bytes() == lock
     full.unlink()
-    # DVC may have torn its own list of locks; the README says what to do.
+    # DVC may have torn its own list of locks; docs/recovery.md says what to do.
     (small_disk / ".dvc/tmp/rwlock").unlink(missing_ok=True)
     sh("git", "restore", ".", cwd=small_disk)
     sh("dvc", "checkout", cwd=small_disk)

@@ -54,7 +54,7 @@ def _message(error: Exception) -> str:
         case FileNotFoundError(filename=str() | Path() as name):
             return f"{name}: no such file; `dvc repro`, in the project's root, makes what a stage reads"
         case OSError(strerror=str(reason)):
-            where = "standard output or a connection" if error.filename is None else error.filename
+            where = "standard output" if error.filename is None else error.filename
             return f"{where}: {reason}; {_ADVICE.get(error.errno or 0, 'mend that and run this again')}"
         case MemoryError() | RuntimeError() if isinstance(error, MemoryError) or "memory" in str(error):
             return "not enough memory; end other programs or use a smaller batch_size, and run this again"

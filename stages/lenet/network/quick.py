@@ -174,7 +174,7 @@ class _MaxPool(torch.autograd.Function):
 def tanh(a: Tensor) -> Tensor:
     """tanh(a) as 2 / (1 + exp(-2a)) - 1, in-place, to an error of 2e-7.
 
-    PyTorch's own makes a step 1.4 times as long on an AMD EPYC, and 0.95 times on an Intel Xeon.
+    PyTorch's own is the slower one on some processors and the quicker one on others (`benchmarks/steps.py`).
     """
     y: Tensor = _Tanh.apply(a)
     return y
