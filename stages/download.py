@@ -1,29 +1,27 @@
-"""Stage 1, download: the data set's four IDX files, each the published one to the byte."""
+"""Stage 1, download: the data set's four IDX files, byte for byte as published."""
 
 import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from lenet.cli import Debug, ParamsFile, one_line_errors, run
+from lenet.cli import Debug, Option, ParamsFile, one_line_errors, run
 
 
 def download(
     params: ParamsFile = Path("params.yaml"),
-    output: Annotated[Path, typer.Option(help="Folder for the four *-ubyte.gz files.")] = Path("data/raw"),
+    output: Annotated[Path, Option(help="Folder for the four *-ubyte.gz files.")] = Path("data/raw"),
     kept: Annotated[
-        Path, typer.Option(help="Folder that keeps what was fetched: DVC empties a stage's outputs before it runs.")
+        Path, Option(help="Folder that keeps downloads, because DVC deletes a stage's outputs before it runs.")
     ] = Path("data/downloads"),
     debug: Debug = False,
 ) -> None:
     """Fetch the data set that data.dataset names.
 
-    MNIST comes from the public mirrors, or first from MNIST_MIRROR if the environment sets it: a folder, or a file:,
-    http: or https: URL. Each file is checked against its published SHA-256, and a mirror that fails in any way is
-    followed by the next. Files that are already there and right are not fetched again.
+    MNIST comes from the public mirrors; if the environment sets MNIST_MIRROR, a folder or a file:, http: or https:
+    URL, that is tried first. Each file is checked against its published SHA-256. If a mirror fails in any way, the next
+    is tried. Files that are there already and pass the check are not fetched again.
 
-    `digits` is made from scikit-learn's own package and needs no network.
+    `digits` comes out of scikit-learn's package and needs no network.
     """
     with one_line_errors(debug):
         from lenet.files import write_bytes

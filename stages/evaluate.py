@@ -3,33 +3,30 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from lenet.cli import Debug, ParamsFile, one_line_errors, run
+from lenet.cli import Debug, Option, ParamsFile, one_line_errors, run
 
 
 def evaluate(
     params: ParamsFile = Path("params.yaml"),
-    model: Annotated[Path, typer.Option(help="The trained model.")] = Path("models/lenet.pt"),
-    data: Annotated[Path, typer.Option(help="The test set.")] = Path("data/processed/test.pt"),
-    metrics: Annotated[Path, typer.Option(help="Where the overall figures go.")] = Path("metrics/test.json"),
-    per_class: Annotated[Path, typer.Option(help="Where each digit's accuracy goes.")] = Path("metrics/per_class.json"),
-    report: Annotated[Path, typer.Option(help="Where each digit's other figures go.")] = Path("plots/per_class.csv"),
-    predictions: Annotated[Path, typer.Option(help="Where each image's prediction goes.")] = Path(
-        "plots/predictions.csv"
-    ),
+    model: Annotated[Path, Option(help="The trained model.")] = Path("models/lenet.pt"),
+    data: Annotated[Path, Option(help="The test set.")] = Path("data/processed/test.pt"),
+    metrics: Annotated[Path, Option(help="Where the overall metrics go.")] = Path("metrics/test.json"),
+    per_class: Annotated[Path, Option(help="Where each digit's accuracy goes.")] = Path("metrics/per_class.json"),
+    report: Annotated[Path, Option(help="Where the table of each digit goes.")] = Path("plots/per_class.csv"),
+    predictions: Annotated[Path, Option(help="Where each image's prediction goes.")] = Path("plots/predictions.csv"),
     debug: Debug = False,
 ) -> None:
-    """Measure the trained model on the test set, which no other stage lets it see.
+    """Measure the trained model on the test set, which plays no part in training.
 
-    Overall: accuracy, error rate, loss. For each digit: accuracy, and precision, recall, F1 and support. And for each
-    test image, in the published file's order: actual and predicted digit and the prediction's probability. It runs on
-    the CPU, in one thread, whatever the model was trained on, so that two models are compared on the same arithmetic.
+    Overall: accuracy, error rate and loss. For each digit: precision, recall (the digit's accuracy), F1 and support.
+    For each test image, in the order of the published file: the actual and the predicted digit, and the probability of
+    the prediction. It runs on the CPU in one thread, whatever the model was trained on, so that two models are compared
+    with the same arithmetic.
     """
     with one_line_errors(debug):
         from lenet.params import load_params
 
-        options = load_params(params).evaluate  # Before the slow imports: a mistake should be answered at once.
+        options = load_params(params).evaluate  # Before the slow imports, so that a mistake is reported at once.
 
         import torch
 
@@ -40,20 +37,20 @@ def evaluate(
         from lenet.network.saved import load_model
         from lenet.results import evaluation
 
-        torch.set_num_threads(1)  # As many as the machine has would round in as many ways.
+        torch.set_num_threads(1)  # The number of threads changes the rounding.
         network = load_model(model)
         test = load_dataset(data)
         logits = predict(network, test.images, options.batch_size)
         if not logits.isfinite().all():
             raise InputError(
-                f"{model}: computes NaN or infinity; train it anew, with a smaller train.learning_rate for example"
+                f"{model}: its logits are NaN or infinite; train it again, perhaps with a smaller train.learning_rate"
             )
         result = evaluation.evaluate(logits, test.labels)
         write_json(metrics, result.overall)
         write_json(per_class, {row.name: row.recall for row in result.per_class})
         write_csv(report, ["class", *evaluation.ClassReport._fields[1:]], result.per_class)
         write_csv(predictions, evaluation.Prediction._fields, result.predictions)
-        print(f"{result.overall['accuracy']:.2%} of {len(test.labels)} test images are classified right")
+        print(f"{result.overall['accuracy']:.2%} of {len(test.labels)} test images are classified correctly")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,24 @@
-"""Stage 5, plot: the pictures of the data, the training and the result."""
+"""Stage 5, plot: pictures of the data, the training and the result."""
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from lenet.cli import Debug, ParamsFile, one_line_errors, run
+from lenet.cli import Debug, Option, ParamsFile, one_line_errors, run
 
 
 def plot(
     params: ParamsFile = Path("params.yaml"),
-    raw: Annotated[Path, typer.Option(help="Folder with the four *-ubyte.gz files.")] = Path("data/raw"),
-    plots: Annotated[
-        Path, typer.Option(help="Folder with training.csv and predictions.csv; the pictures go there too.")
-    ] = Path("plots"),
+    raw: Annotated[Path, Option(help="Folder with the four *-ubyte.gz files.")] = Path("data/raw"),
+    plots: Annotated[Path, Option(help="Folder with training.csv and predictions.csv, and for the pictures.")] = Path(
+        "plots"
+    ),
     debug: Debug = False,
 ) -> None:
-    """Draw samples of the data, the training curves, the confusion matrix, accuracy by digit, and worst mistakes."""
+    """Draw samples of the data, training curves, the confusion matrix, each digit's accuracy and confident mistakes."""
     with one_line_errors(debug):
         from lenet.params import load_params
 
-        settings = load_params(params)  # Before the slow imports: a mistake should be answered at once.
+        settings = load_params(params)  # Before the slow imports, so that a mistake is reported at once.
         options = settings.plot
 
         from lenet.data.idx import read_labelled_images
@@ -38,12 +36,12 @@ def plot(
         digits, probabilities = predictions["predicted"].between(0, 9), predictions["probability"].between(0, 1)
         if predictions["actual"].tolist() != test_labels.tolist() or not (digits & probabilities).all():
             raise InputError(
-                f"{plots / 'predictions.csv'}: is not about the test images in {raw}; run `dvc repro evaluate`"
+                f"{plots / 'predictions.csv'}: does not belong to the test images in {raw}; run `dvc repro evaluate`"
             )
 
         dataset = {"mnist": "MNIST", "digits": "scikit-learn's digits"}[settings.data.dataset]
         accuracy = (predictions["actual"] == predictions["predicted"]).mean()
-        title = f"{dataset}: {accuracy:.2%} of {len(predictions):,} test images right"
+        title = f"{dataset}: {accuracy:.2%} of {len(predictions):,} test images correct"
         pictures = {
             "samples": figures.samples(training_images, training_labels, options.samples, dataset),
             "training_curves": figures.training_curves(history, dataset),

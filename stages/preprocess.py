@@ -1,29 +1,27 @@
-"""Stage 2, preprocess: the IDX files as tensors, with a validation set held out of the training file."""
+"""Stage 2, preprocess: the IDX files as tensors, a validation set held out of the training file."""
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from lenet.cli import Debug, ParamsFile, one_line_errors, run
+from lenet.cli import Debug, Option, ParamsFile, one_line_errors, run
 
 
 def preprocess(
     params: ParamsFile = Path("params.yaml"),
-    raw: Annotated[Path, typer.Option(help="Folder with the four *-ubyte.gz files.")] = Path("data/raw"),
-    output: Annotated[Path, typer.Option(help="Folder for the .pt files.")] = Path("data/processed"),
+    raw: Annotated[Path, Option(help="Folder with the four *-ubyte.gz files.")] = Path("data/raw"),
+    output: Annotated[Path, Option(help="Folder for the .pt files.")] = Path("data/processed"),
     debug: Debug = False,
 ) -> None:
     """Turn the IDX files into training.pt, validation.pt and test.pt.
 
     Each .pt file holds (images uint8 [N, 28, 28], labels int64 [N]). preprocess.validation_size images, drawn with
-    preprocess.seed, are held out of the training file; with 0 validation.pt holds no image. The pixels stay as they
-    are: padding and normalisation belong to the network.
+    preprocess.seed, are held out of the training file; if it is 0, validation.pt holds no images. The pixels are
+    unchanged: the network itself pads and normalises.
     """
     with one_line_errors(debug):
         from lenet.params import load_params
 
-        options = load_params(params).preprocess  # Before the slow imports: a mistake should be answered at once.
+        options = load_params(params).preprocess  # Before the slow imports, so that a mistake is reported at once.
 
         from lenet.data.idx import read_labelled_images
         from lenet.data.tensors import hold_out, save_dataset, to_tensors

@@ -1,4 +1,4 @@
-"""Stage 3, train: the network from the training set, watched on the validation set."""
+"""Stage 3, train: the network on the training set, monitored on the validation set."""
 
 import sys
 import time
@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from lenet.cli import Debug, ParamsFile, one_line_errors, run
+from lenet.cli import Debug, Option, ParamsFile, one_line_errors, run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,26 +14,26 @@ if TYPE_CHECKING:
 
 def train(
     params: ParamsFile = Path("params.yaml"),
-    data: Annotated[Path, typer.Option(help="Folder with training.pt and validation.pt.")] = Path("data/processed"),
-    model: Annotated[Path, typer.Option(help="Where the trained model goes.")] = Path("models/lenet.pt"),
-    metrics: Annotated[Path, typer.Option(help="Where the last epoch's figures go.")] = Path("metrics/train.json"),
-    history: Annotated[Path, typer.Option(help="Where each epoch's figures go.")] = Path("plots/training.csv"),
-    checkpoints: Annotated[
-        Path, typer.Option(help="Folder for what an interrupted training resumes from, removed when it ends.")
-    ] = Path("models/checkpoints"),
+    data: Annotated[Path, Option(help="Folder with training.pt and validation.pt.")] = Path("data/processed"),
+    model: Annotated[Path, Option(help="Where the trained model goes.")] = Path("models/lenet.pt"),
+    metrics: Annotated[Path, Option(help="Where the last epoch's metrics go.")] = Path("metrics/train.json"),
+    history: Annotated[Path, Option(help="Where each epoch's metrics go.")] = Path("plots/training.csv"),
+    checkpoints: Annotated[Path, Option(help="Folder for checkpoints, from which an interrupted run resumes.")] = Path(
+        "models/checkpoints"
+    ),
     debug: Debug = False,
 ) -> None:
-    """Train the network of the parameters' model section as their train section says.
+    """Train the network in the parameters' section `model`, with the settings in the section `train`.
 
-    The device is found by itself: CUDA, MPS, else the CPU (train.device forces one). The history grows by a row as
-    each epoch ends; the model is written when all have ended. Interrupted, the same command resumes after the last
-    finished epoch, if nothing has changed that decides the result, and ends with the same bytes. The test set is not
-    read.
+    It runs on the first available device of CUDA, MPS and the CPU, unless train.device names one. The history gains a
+    row at the end of each epoch; the model is written after the last. If the run is interrupted, the same command
+    resumes after the last finished epoch, provided nothing that decides the result has changed, and gives the same
+    bytes. The test set is not read.
     """
     with one_line_errors(debug):
         from lenet.params import load_params
 
-        settings = load_params(params)  # Before the slow imports: a mistake should be answered at once.
+        settings = load_params(params)  # Before the slow imports, so that a mistake is reported at once.
         options = settings.train
 
         import torch
@@ -52,7 +50,8 @@ def train(
         device = find_device(options.device)
         be_deterministic()
         torch.set_num_threads(options.threads)
-        bar = tqdm(unit="batch", leave=False, disable=not sys.stderr.isatty())
+        # With a delay, so that it is not drawn before the first epoch.
+        bar = tqdm(unit="batch", leave=False, delay=0.1, disable=not sys.stderr.isatty())
         with only_one(checkpoints), bar:
             training_set = load_dataset(data / "training.pt")
             held_out = load_dataset(data / "validation.pt", may_be_empty=True)
@@ -78,6 +77,7 @@ def train(
                 for batch in batches:
                     yield batch
                     bar.update()
+                bar.clear()
 
             started = time.monotonic()
             epochs = loop.train(network, training_set, validation_set, options, device, reached, progress)
@@ -88,8 +88,6 @@ def train(
                 line = f"loss {row.train_loss:.4f}, accuracy {row.train_accuracy:.2%}"
                 if validation_set:
                     line += f"; validation loss {row.validation_loss:.4f}, accuracy {row.validation_accuracy:.2%}"
-                bar.set_postfix_str(line)
-                bar.clear()
                 print(f"epoch {row.epoch}/{options.epochs}: {line} ({time.monotonic() - started:.1f} s)", flush=True)
 
             save_model(model, settings.model, network)

@@ -1,18 +1,19 @@
-"""`lenet`: what people do by hand with networks and results. The stages of the pipeline are scripts of their own."""
+"""The command `lenet`: describes networks, runs presets, verifies results. The pipeline's stages are scripts."""
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from lenet.cli import Debug, one_line_errors, run
+from lenet.cli import Argument, Debug, Option, one_line_errors, run
 
 
 def describe(
-    preset: Annotated[str | None, typer.Argument(help="A file of presets/; without it, params.yaml as it is.")] = None,
+    preset: Annotated[str | None, Argument(help="A preset; without it, the network of params.yaml.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Print the network as a table of its layers: kernel, stride, padding, output, parameters, connections."""
+    """Print a network as a table of its layers.
+
+    The columns are operation, kernel, stride, padding, output, parameters and connections.
+    """
     with one_line_errors(debug):
         from lenet.experiments.presets import foundation, load_preset, overlaid, workspace
         from lenet.params import Model
@@ -35,18 +36,31 @@ def describe(
         print(table.to_string(index=False, formatters=counts | {"layer": "{:6}".format, "operation": operation}))
 
 
+def presets(debug: Debug = False) -> None:
+    """List the presets, and where their settings come from."""
+    with one_line_errors(debug):
+        from lenet.experiments.presets import load_preset, names
+
+        known = {name: load_preset(name) for name in names()}
+        width = max(map(len, known), default=0)
+        for name, preset in known.items():
+            claim = f" (claimed: {preset.claimed:.2%})" if preset.claimed else ""
+            print(f"{name:{width}}  {preset.about}{claim}\n{'':{width}}  {preset.source}")
+
+
 def preset(
-    name: Annotated[str, typer.Argument(help="A file of presets/, without .yaml.")],
+    name: Annotated[str, Argument(help="Its name; `lenet presets` lists them.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a parameter; may be repeated."),
+        Option("--set", "-S", metavar="SECTION.KEY=VALUE", help="Change a parameter of the preset; may be repeated."),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Run a preset as the DVC experiment of its name, and leave the workspace as it is.
+    """Run a preset as a DVC experiment with the preset's name.
 
-    Its parameters are those of params.yaml (model and train as committed), over them the preset's, over these the
-    --set. Then: dvc exp show; to have its parameters and results in the workspace: dvc exp apply NAME.
+    The preset's parameters replace those of params.yaml (whose sections model and train are taken from the last
+    commit), and --set replaces the preset's. The workspace is not changed: `dvc exp show` lists the result, and
+    `dvc exp apply NAME` brings it into the workspace.
     """
     with one_line_errors(debug):
         from lenet.errors import InputError
@@ -57,35 +71,45 @@ def preset(
         wanted = overlaid(foundation(), *layers)
         there = dvc.recorded().get(name)
         if there and there.is_of(wanted):
-            print(f"{name} is there already, with these parameters and this code: dvc exp show")
+            print(f"{name} exists already, with these parameters and this code: dvc exp show")
         elif there:
             raise InputError(
-                f"the experiment {name} is there already, of other parameters or code; keep it under another name, "
-                f"`dvc exp rename {name} NEW`, or let it go, `dvc exp remove {name}`, and run this again"
+                f"the experiment {name} exists already, with other parameters or code; rename it, "
+                f"`dvc exp rename {name} NEW`, or remove it, `dvc exp remove {name}`, and run this again"
             )
         else:
             dvc.run(name, differences(wanted, workspace()))
 
 
 def zoo(
-    seeds: Annotated[int, typer.Option(min=3, help="Runs of each preset, with the seeds 0, 1, ...")] = 3,
-    table: Annotated[Path, typer.Option(help="Where the table goes.")] = Path("metrics/zoo.csv"),
-    picture: Annotated[Path, typer.Option(help="Where its picture goes.")] = Path("plots/zoo.png"),
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; without it, one a core.")] = None,
+    seeds: Annotated[int, Option(min=3, help="Runs of each preset, with the seeds 0, 1, ...")] = 3,
+    table: Annotated[Path, Option(help="Where the table goes.")] = Path("metrics/zoo.csv"),
+    picture: Annotated[Path, Option(help="Where its picture goes.")] = Path("plots/zoo.png"),
+    jobs: Annotated[int | None, Option(min=1, help="Runs at once; by default one for each core.")] = None,
+    check: Annotated[
+        bool, Option("--check", help="Run nothing: say whether the table was made from these presets and this code.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """Run all presets with several seeds each, and compare their test accuracies in a table and a picture.
+    """Run all presets with several seeds each, and compare them.
 
-    Each run is a DVC experiment, PRESET-seedN, that trains in one thread. Interrupted, the same command runs those that
-    were not finished. The two files are written when all are.
+    Each run is a DVC experiment, PRESET-seedN, that trains in one thread. If interrupted, the same command runs those
+    that were not finished. When all are, the table of their test accuracies and its picture are written.
     """
     with one_line_errors(debug):
         import pandas
 
+        from lenet.errors import InputError
         from lenet.experiments import zoo
         from lenet.files import write_bytes, write_csv
         from lenet.processor import cores
         from lenet.results.figures import to_png
+
+        if check:
+            if stale := zoo.stale(table):
+                raise InputError(f"{table}: rows missing or out of date: {', '.join(stale)}; run `lenet zoo`")
+            print(f"{table}: up to date")
+            return
 
         rows = pandas.DataFrame(zoo.run_all(zoo.plan(seeds), jobs or cores()))
         drawn = to_png(zoo.picture(rows))
@@ -96,15 +120,16 @@ def zoo(
 
 def verify(
     record: Annotated[
-        bool, typer.Option("--record", help="Where every output is equal, note this environment in environment.lock.")
+        bool, Option("--record", help="If all outputs are equal, record this environment in environment.lock.")
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Clone what is committed, rerun every stage there, and compare each output with dvc.lock to the byte.
+    """Rerun what is committed and compare it, byte for byte.
 
-    Exit status 0 if all are equal. If not, 1: then it says what is not as it was in the environment where they were
-    made, as environment.lock recorded it, and whether the metrics are within what other rounding explains. The
-    workspace and DVC's cache are neither used nor changed.
+    The last commit is cloned, every stage is rerun there, and each output is compared with dvc.lock. The exit status is
+    0 if all are equal. Otherwise it is 1, and the command prints how this environment differs from the one recorded in
+    environment.lock, and whether the metrics differ by more than rounding explains. The workspace and DVC's cache are
+    not changed, and their results not used.
     """
     with one_line_errors(debug):
         import tempfile
@@ -125,30 +150,30 @@ def verify(
         for path in committed:
             print(f"{path:30} {'DIFFERS' if path in different else 'equal'}")
         if stale:
-            print(f"\n{verify.LOCK} was not made from what is committed beside it, but from other versions of:")
+            print(f"\n{verify.LOCK} was not made from the committed sources, but from other versions of:")
             print(*(f"  {name}" for name in stale), sep="\n")
         if not different:
             if record:
                 verify.record(committed)
-            print(f"all {len(committed)} outputs are those of {verify.LOCK}, to the byte")
+            print(f"all {len(committed)} outputs equal those of {verify.LOCK}, byte for byte")
             return
-        print("\nIn the environment, what is not as it was where they were made:")
+        print(f"\nThe environment in which {verify.LOCK} was made differs from this one in:")
         print(*(f"  {line}" for line in verify.environment_changes(committed) or ["nothing"]), sep="\n")
         allowed = ", ".join(f"{name} {tolerance}" for name, tolerance in verify.TOLERANCE.items())
-        print(f"\nMetrics, as committed and here (tolerance: {allowed}):")
+        print(f"\nMetrics that differ, committed and here (tolerance: {allowed}):")
         for change in metrics:
             judgement = "within" if change.tolerated else "BEYOND"
             print(f"  {change.name:40} {change.committed:<9.6g} {change.here:<9.6g} {judgement}")
         beyond = any(not change.tolerated for change in metrics)
         raise InputError(
-            f"{len(different)} of {len(committed)} outputs are not those of {verify.LOCK}; their metrics are "
+            f"{len(different)} of {len(committed)} outputs differ from those of {verify.LOCK}; the metrics are "
             f"{'beyond' if beyond else 'within'} the tolerance"
         )
 
 
 def main() -> None:
     """Run the program `lenet`."""
-    run("lenet", describe, preset, zoo, verify)
+    run("lenet", describe, presets, preset, zoo, verify)
 
 
 if __name__ == "__main__":

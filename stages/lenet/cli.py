@@ -1,25 +1,28 @@
-"""What every command line has in common: shared options, one-line errors and exit statuses."""
+"""What all command lines have in common: shared options, one-line errors and exit statuses."""
 
 import atexit
 import errno
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Exit, Option, Typer
 from typer.exceptions import TyperException
 
-import lenet.processor  # noqa: F401  Its settings have to be there before PyTorch is imported.
-from lenet.errors import InputError
+import lenet.processor  # noqa: F401  PyTorch's libraries read its settings as they are loaded.
+from lenet.errors import InputError, is_out_of_memory, printable
 
-ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters, every knob of the pipeline.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, not just its one line.")]
+__all__ = ["Argument", "Debug", "Option", "ParamsFile", "Stopped", "one_line_errors", "run"]
 
+ParamsFile = Annotated[Path, Option("--params", help="The file with all parameters of the pipeline.")]
+Debug = Annotated[bool, Option("--debug", help="Show the traceback of an error.")]
 
 _ADVICE = {
     errno.ENOSPC: "make room on the disk and run this again",
@@ -28,11 +31,13 @@ _ADVICE = {
     errno.EISDIR: "a file belongs there: move the folder away",
     errno.ENOTDIR: "a folder belongs there: move the file away",
     errno.EEXIST: "a folder belongs there: move the file away",
+    errno.EPIPE: "the program that read this output has ended",
 }
+_TRACEBACK = "run it again with --debug for the traceback"
 
 
 class Stopped(BaseException):
-    """SIGINT, which is Ctrl-C, or SIGTERM told this program to end; the argument is the signal."""
+    """SIGINT (Ctrl-C) or SIGTERM ended this program; the argument is the signal."""
 
 
 @contextmanager
@@ -40,11 +45,12 @@ def one_line_errors(debug: bool) -> Iterator[None]:
     """Turn an exception into one line on standard error and exit status 1; with `debug`, let it through."""
     try:
         yield
+        sys.stdout.flush()
     except Exception as error:
         if debug:
             raise
-        print("error:", " ".join(_message(error).split()), file=sys.stderr)
-        raise typer.Exit(1) from None
+        print("error:", printable(_message(error)), file=sys.stderr)
+        raise Exit(1) from None
 
 
 def _message(error: Exception) -> str:
@@ -53,29 +59,45 @@ def _message(error: Exception) -> str:
             return str(error)
         case FileNotFoundError(filename=str() | Path() as name):
             return f"{name}: no such file; `dvc repro`, in the project's root, makes what a stage reads"
-        case OSError(strerror=str(reason)):
-            where = "standard output" if error.filename is None else error.filename
-            return f"{where}: {reason}; {_ADVICE.get(error.errno or 0, 'mend that and run this again')}"
-        case MemoryError() | RuntimeError() if isinstance(error, MemoryError) or "memory" in str(error):
+        case OSError(strerror=str(reason), filename=name):
+            where = f"{name}: " if name else "standard output: " if _standard_output_fails() else ""
+            return f"{where}{reason}; {_ADVICE.get(error.errno or 0, _TRACEBACK)}"
+        case ModuleNotFoundError(name=str(module)):
+            return f"{sys.executable} has no module {module}; activate the project's environment and run this again"
+        case _ if is_out_of_memory(error):
             return "not enough memory; end other programs or use a smaller batch_size, and run this again"
         case _:
-            return f"unexpected {type(error).__name__}: {error}; run it again with --debug for the traceback"
+            return f"unexpected {type(error).__name__}: {error}; {_TRACEBACK}"
+
+
+def _standard_output_fails() -> bool:
+    """Whether standard output cannot be written to, which is found by writing what it still holds."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Otherwise Python tries once more at exit, and reports it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def run(name: str, *commands: Callable[..., Any]) -> None:
-    """Run a function as a Typer program, several as subcommands, and exit; a bad command line is one line, status 2.
+    """Run one function as a Typer program, several as subcommands, and exit. A usage error is one line, status 2.
 
-    Told to end by a signal, the function gets a `Stopped` wherever it is, so that what is half written is removed.
+    If a signal ends the program, `Stopped` is raised in the running function, which can then remove half-written files.
     """
-    # Importing PyTorch makes objects by the hundred thousand, and all of them stay. To look for garbage among them so
-    # often, and at the end once more, takes half a second.
+    # Importing PyTorch makes hundreds of thousands of objects, all of which stay. Searching them for garbage as often
+    # as Python does by default, and once more at the end, takes half a second.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
-    # Typer's rich boxes are off: an error has to fit one line, and --help is read in logs and pagers as well.
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    # Without Typer's boxes: an error has to fit one line, and --help is read in logs and pagers as well.
+    settings = {"help_option_names": ["-h", "--help"]}
+    app = Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=settings)
     for command in commands:
-        app.command()(command)
-    # What a shell runs in the background ignores Ctrl-C, and is to go on doing so.
+        app.command(context_settings=settings)(command)
+    if len(commands) > 1:
+        app.callback()(_program)
+    # A shell starts background jobs with Ctrl-C ignored: leave that as it is.
     signals = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
     try:
         for number in signals:
@@ -84,24 +106,38 @@ def run(name: str, *commands: Callable[..., Any]) -> None:
     except TyperException as error:
         context = getattr(error, "ctx", None)
         where = context.command_path if context else name
-        print(f"error: {error.format_message()} Try: {where} --help", file=sys.stderr)
+        print(f"error: {printable(error.format_message())} Try: {where} --help", file=sys.stderr)
         status = error.exit_code
     except Stopped as stop:
         print(f"error: stopped by {stop.args[0].name}; run the same command again", file=sys.stderr)
         status = 128 + stop.args[0]  # As shells number it.
     finally:
-        # All is written, or removed: from here on a signal may end it at once.
+        # Everything is written or removed by now: a further signal may end the program at once.
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number in signals:
             signal.signal(number, signal.SIG_DFL)
     sys.exit(status)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lenet {version('lenet')}")
+        raise Exit
+
+
+def _program(
+    version: Annotated[
+        bool, Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Describe networks, run presets and verify results. The pipeline's stages are separate scripts in stages/."""
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
-    # Once is enough: what follows is the cleaning up.
+    # A second signal must not interrupt the clean-up.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
-    # In the midst of an import PyTorch's C++ swallows an exception, or aborts.
+    # During an import PyTorch's C++ code swallows an exception, or aborts: wait for the import to end.
     while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
     if frame:

@@ -1,4 +1,4 @@
-"""What of a machine and its packages decides how a result is rounded: the device, and what is recorded of the rest."""
+"""What outside the repository may change how results are rounded: the device, the machine and the packages."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import torch
 
 from lenet.errors import InputError
 
-# Those that compute a number or draw a pixel of an output.
+# Those that compute or draw something in an output.
 PACKAGES = ("matplotlib", "numpy", "pandas", "pillow", "scikit-learn", "torch")
 
 AVAILABLE: dict[str, Callable[[], bool]] = {
@@ -22,9 +22,9 @@ AVAILABLE: dict[str, Callable[[], bool]] = {
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; for `auto` the first of CUDA, MPS and the CPU that this machine has.
+    """The device of that name; for `auto` the first that this machine has of CUDA, MPS and the CPU.
 
-    Only a device that may be used is asked for, because to ask for CUDA is to start it.
+    CUDA is queried only if it may be used, because the query initialises it.
 
     Raises
     ------
@@ -39,22 +39,22 @@ def find_device(name: str) -> torch.device:
 
 
 def be_deterministic() -> None:
-    """Have PyTorch use the algorithms that give the same bits each time, and fail where it has none.
+    """Make PyTorch use deterministic algorithms, and fail where it has none.
 
-    On a processor they are the usual ones. CUDA's libraries need their workspace fixed before the device is first used
+    On the CPU these are the default ones. On CUDA, cuBLAS needs a fixed workspace, set before the device is first used
     (PyTorch, "Reproducibility").
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # The same as use_deterministic_algorithms(True), which imports PyTorch's compiler: a second of start-up.
+    # The same as use_deterministic_algorithms(True), which imports PyTorch's compiler and so takes a second.
     torch.set_deterministic_debug_mode("error")
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """Everything outside of the repository on which the bytes of the outputs may depend: what -> its name or version.
+    """Everything outside the repository that the bytes of the outputs may depend on: what -> its name or version.
 
-    `device` is the one that the network is trained on. Two runs of the same source and parameters give the same bytes
-    where all of it is the same. A different entry need not show: the processor does (its caches and instructions decide
-    in which order sums are taken), the C library hardly ever.
+    `device` is the one that the network is trained on. Where all entries are the same, two runs of the same sources and
+    parameters give the same bytes. Where one differs, the bytes may still be equal: the processor often matters,
+    because its caches and instructions decide the order of sums; the C library hardly ever does.
     """
     accelerators = {"cuda": torch.cuda.get_device_name, "mps": lambda: "MPS", "cpu": lambda: "none"}
     return {
@@ -64,7 +64,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "accelerator": accelerators[device.type](),
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
-        "torch": torch.__version__,  # With its build, 2.14.1+cpu, say.
+        "torch": torch.__version__,  # With its build, for example 2.14.1+cpu.
     }
 
 
@@ -72,7 +72,7 @@ _NUMBERS = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")  #
 
 
 def _processor() -> str:
-    """The processor's name and, where the system tells, the numbers that tell its generations apart."""
+    """The processor's name and, where the system has them, the numbers that tell its generations apart."""
     if platform.system() == "Darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

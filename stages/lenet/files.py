@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file to write bytes to; it takes its place under `path` only when the block ends without an error.
+    """Open a file for writing bytes; it appears as `path` only if the block ends without an error.
 
-    The parent folder is made if need be. Until then the bytes are in a hidden file beside it (the same file system, so
-    that the rename cannot fail half-way), which is removed if the block fails. What a program left there that was
-    killed is removed first.
+    The parent folder is created if needed. The bytes go to a hidden file beside `path` (so that the rename is atomic),
+    which is removed if the block fails. What killed programs left there is removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -35,14 +34,14 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
             yield file
         aside.replace(path)
     except OSError as error:
-        # Under the name that the user knows.
+        # With the name that the user knows.
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         aside.unlink(missing_ok=True)
 
 
 def leftovers(folder: Path, pattern: str) -> Iterator[Path]:
-    """The hidden files of programs that were killed while they wrote a file whose name matches the glob pattern."""
+    """The hidden files left by killed programs that were writing files whose names match the glob pattern."""
     for path in folder.glob(f".{pattern}.*.part"):
         writer = path.name.split(".")[-2]
         try:
@@ -50,7 +49,7 @@ def leftovers(folder: Path, pattern: str) -> Iterator[Path]:
         except ProcessLookupError:
             yield path
         except (OSError, ValueError, OverflowError):
-            continue  # Another user's program, or not a file of ours.
+            continue  # Another user's program, or not one of these files.
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -60,12 +59,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON object, indented, a key a line, so that Git shows what changed."""
+    """Write a JSON object, one key per line, so that Git shows what changed."""
     write_bytes(path, json.dumps(values, indent=2, allow_nan=False).encode() + b"\n")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table; numbers with six significant digits, past what any of them means, and NaN as an empty field."""
+    """Write a table: floats with six significant digits, more than any of them warrants, and NaN as an empty field."""
 
     def text(value: object) -> str:
         if isinstance(value, float):
@@ -79,24 +78,24 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
 
 
 def read_csv(path: Path, columns: dict[str, str]) -> "pandas.DataFrame":
-    """Read a table of numbers with exactly these columns, name -> dtype; an empty field of a float column is NaN.
+    """Read a table of numbers with exactly these columns, name -> dtype. An empty field in a float column is NaN.
 
     Raises
     ------
     InputError
-        The file is not CSV, has other columns, no row, or something else where a number of that kind belongs.
+        The file is not CSV, has other columns, has no rows, or a field is not a number of the column's type.
     """
     import pandas
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # What numpy finds odd about a number is in the error below.
+            warnings.simplefilter("ignore")  # What numpy warns of becomes an error below.
             table = pandas.read_csv(path, dtype=columns)
     except (ValueError, OverflowError) as error:  # pandas' own parser errors and bad UTF-8 are ValueErrors too.
-        raise InputError(f"{path}: not a valid table of numbers: {error}; `dvc repro` writes it anew") from None
-    # Without names for all of its fields, pandas takes a row's first ones for an index.
+        raise InputError(f"{path}: not a valid table of numbers: {error}; `dvc repro` writes it again") from None
+    # If a row has more fields than the header, pandas takes the first ones for an index.
     if list(table.columns) != list(columns) or not isinstance(table.index, pandas.RangeIndex):
-        raise InputError(f"{path}: its columns must be {','.join(columns)}; `dvc repro` writes it anew")
+        raise InputError(f"{path}: its columns must be {','.join(columns)}; `dvc repro` writes it again")
     if table.empty:
-        raise InputError(f"{path}: holds no row; `dvc repro` writes it anew")
+        raise InputError(f"{path}: has no rows; `dvc repro` writes it again")
     return table

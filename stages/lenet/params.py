@@ -1,4 +1,4 @@
-"""The parameters: what params.yaml may say, checked in full before a stage does anything."""
+"""The parameters: what params.yaml may contain, checked in full before a stage does anything."""
 
 import difflib
 import reprlib
@@ -18,7 +18,7 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
 class _Section(BaseModel):
-    """Strict: no key that is not named, no text for a number, no 1.5 or true for a count, no NaN, no infinity."""
+    """Strict: unknown keys, strings for numbers, 1.5 or true for an integer, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -51,14 +51,14 @@ class Model(_Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        """Refuse layers that the multilayer perceptron does not have, and norms that the RBF codes cannot follow."""
+        """Refuse layers that the multilayer perceptron lacks, and activations that cannot reach the RBF codes."""
         if self.architecture == "mlp":
             for key, value in {"pooling": "trainable", "c3": "sparse", "head": "rbf"}.items():
                 if getattr(self, key) == value:
-                    raise ValueError(f"model.{key} is {value}, which architecture mlp does not have; use lenet")
+                    raise ValueError(f"model.{key} is {value}, which architecture mlp does not have; use lenet instead")
         if self.head == "rbf" and self.activation in ("relu", "sigmoid"):
             raise ValueError(
-                f"model.head is rbf, whose codes are -1 and +1, which activation {self.activation} does not reach; "
+                f"model.head is rbf, whose codes are -1 and +1, which activation {self.activation} cannot reach; "
                 "use tanh or scaled_tanh"
             )
         return self
@@ -89,7 +89,7 @@ class Plot(_Section):
 
 
 class Params(_Section):
-    """The whole of params.yaml; its comments say what each value means."""
+    """The whole of params.yaml, whose comments explain each value."""
 
     data: Data
     preprocess: Preprocess
@@ -109,7 +109,7 @@ class Params(_Section):
 
 
 def load_params(path: Path) -> Params:
-    """Read a parameter file and check all of it, so that a mistake in any section stops the first stage that runs.
+    """Read a parameter file and check all of it, so that the first stage to run reports a mistake in any section.
 
     Raises
     ------
@@ -120,20 +120,20 @@ def load_params(path: Path) -> Params:
 
 
 def parse_yaml(text: bytes, source: str) -> object:
-    """Parse YAML 1.2 as DVC reads it (`1e-3` is a number there; YAML 1.1 takes it for text).
+    """Parse YAML 1.2, as DVC does (in YAML 1.1, `1e-3` is a string).
 
     `source` names the text in errors.
 
     Raises
     ------
     InputError
-        It is not YAML.
+        The text is not YAML.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # What ruamel.yaml finds old-fashioned is in the checks that follow.
+            warnings.simplefilter("ignore")  # What ruamel.yaml warns of is checked later.
             return YAML(typ="safe", pure=True).load(text.decode())
-    # ruamel.yaml lets bad dates, numbers and truth values through as these, and gives up on deep nesting by recursion.
+    # Besides its own error, ruamel.yaml raises these for bad dates, numbers, truth values and deep nesting.
     except (YAMLError, ValueError, KeyError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -141,13 +141,13 @@ def parse_yaml(text: bytes, source: str) -> object:
 
 
 def check(schema: type[AnySection], values: object, source: str) -> AnySection:
-    """Check values that are already in memory against one section or the whole; `source` names their file in errors."""
+    """Check values in memory against the schema of a section or of the whole; `source` names their file in errors."""
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        # A misspelt key is missing under its right name as well: the misspelling comes first, it explains the other.
+        # A misspelt key is missing under its right name too: report the misspelling first, it explains the other.
         problems = sorted(error.errors(), key=lambda problem: problem["type"] not in _UNKNOWN_KEY)
-        # A key that may be one of two types has a problem with each of them: described, they are the same.
+        # A value of a union type has a problem with each member, and both have the same description.
         described = list(dict.fromkeys(_describe(schema, problem) for problem in problems))
         shown = "; ".join(described[:3])
         more = f"; and {len(described) - 3} more" if len(described) > 3 else ""
@@ -155,10 +155,10 @@ def check(schema: type[AnySection], values: object, source: str) -> AnySection:
 
 
 def _describe(schema: type[BaseModel], problem: ErrorDetails) -> str:
-    """Say in the user's words what pydantic found: the key, its value, what is allowed."""
+    """Describe, in the user's terms, a problem that pydantic found: the key, its value, what is allowed."""
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
-    location = problem["loc"][: 2 if schema is Params else 1]  # Behind that, the types of a key that may be of two.
+    location = problem["loc"][: 2 if schema is Params else 1]  # What follows names a member of a union type.
     *sections, key = location or ("",)
     for name in sections:
         schema = schema.model_fields[str(name)].annotation  # type: ignore[assignment]
@@ -171,7 +171,7 @@ def _describe(schema: type[BaseModel], problem: ErrorDetails) -> str:
     if problem["type"] == "missing":
         return f"{full_key} is missing; it must be {_allowed(schema, str(key))}"
     try:
-        # reprlib, because a small YAML file can hold a value whose full text would not fit in memory.
+        # reprlib, because a small YAML file can describe a value whose full text does not fit in memory.
         value = reprlib.repr(problem["input"])
     except ValueError:  # Python does not print integers of more than 4,300 digits.
         value = "a huge number"
@@ -179,7 +179,7 @@ def _describe(schema: type[BaseModel], problem: ErrorDetails) -> str:
 
 
 def _allowed(schema: type[BaseModel], key: str) -> str:
-    """What a key may hold, in words, from the schema that checks it."""
+    """What values a key may have, in words, from the schema that checks it."""
     if key not in schema.model_fields:
         return f"a mapping with {', '.join(schema.model_fields)}"
     field = schema.model_json_schema()["properties"][key]
@@ -189,7 +189,7 @@ def _allowed(schema: type[BaseModel], key: str) -> str:
 
 
 def _in_words(field: dict[str, Any]) -> str:
-    """What a JSON schema of one of the types here allows."""
+    """What the JSON schema of one of the types above allows, in words."""
     if "const" in field:
         return str(field["const"])
     if field["type"] == "boolean":

@@ -1,7 +1,7 @@
-"""`digits`: the handwriting that scikit-learn carries inside its package, in the form of MNIST's four files.
+"""`digits`: the handwritten digits in scikit-learn's package, in the form of MNIST's four files.
 
 Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998, as
-`sklearn.datasets.load_digits` holds it: 1,797 images of 8x8 pixels with ink from 0 to 16. No network is needed.
+`sklearn.datasets.load_digits` holds it: 1,797 images of 8x8 pixels, their ink from 0 to 16. It needs no network.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ _BOX = 20
 def idx_files() -> dict[str, bytes]:
     """The data set as four IDX files: name -> gzip-compressed bytes; 1,437 training and 360 test images.
 
-    The split is stratified by digit and fixed: it is part of the data set, as MNIST's is.
+    The split is stratified by digit and, like MNIST's, a fixed part of the data set.
     """
     bunch = load_digits()
     images = np.stack([_as_mnist(image) for image in bunch.images])
@@ -35,9 +35,9 @@ def idx_files() -> dict[str, bytes]:
 
 
 def _as_mnist(ink: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Resample one 8x8 image to 20x20 and put its centre of mass at the centre of 28x28, within half a pixel.
+    """Resample an 8x8 image to 20x20 and centre it by its centre of mass in 28x28, to within half a pixel.
 
-    As MNIST was made (LeCun et al. 1998, section III.A); the centre of its images is the corner of pixel (14, 14).
+    MNIST was made in this way (LeCun et al. 1998, section III.A); the centre of an image is a corner of pixel (14, 14).
     Pillow resamples 8-bit images in integers, so the bytes do not depend on the processor.
     """
     pixels = Image.fromarray((ink * 255 / 16).astype(np.uint8))

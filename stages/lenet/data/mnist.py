@@ -1,4 +1,4 @@
-"""The four files of MNIST: where they can be had, and how it is made sure that they are the published ones."""
+"""MNIST's four files: where they can be downloaded from, and the check that they are the published ones."""
 
 import hashlib
 import queue
@@ -14,13 +14,13 @@ from urllib.request import url2pathname
 
 from tqdm import tqdm
 
-from lenet.errors import InputError
+from lenet.errors import InputError, printable
 from lenet.files import written_whole
 
 CONNECT_SECONDS = 5
 STALL_SECONDS = 10
 STALL_BYTES = 100 * 1024
-"""A server that sends less than this in STALL_SECONDS, and is not done, is given up."""
+"""Less than this in STALL_SECONDS counts as a stalled transfer, unless it completes the file."""
 
 
 class Resource(NamedTuple):
@@ -37,10 +37,10 @@ RESOURCES = (
     Resource("t10k-images-idx3-ubyte.gz", 1648877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
     Resource("t10k-labels-idx1-ubyte.gz", 4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
 )
-"""Names as `torchvision.datasets.MNIST.resources`, which knows them by MD5 alone; a test compares the two."""
+"""The files of `torchvision.datasets.MNIST.resources`, which lists only their MD5; a test compares the two."""
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
-"""`torchvision.datasets.MNIST.mirrors`: the one that speaks HTTPS comes first."""
+"""`torchvision.datasets.MNIST.mirrors`, in its order: the one with HTTPS comes first."""
 
 
 class _Source(Protocol):
@@ -48,11 +48,11 @@ class _Source(Protocol):
 
 
 class _MirrorError(Exception):
-    """A mirror did not deliver; the message is the cause in a few words."""
+    """A mirror failed; the message is the cause in a few words."""
 
 
 def is_published(path: Path, resource: Resource) -> bool:
-    """Whether a file is there and is, byte for byte, the published one."""
+    """Whether a file exists and is, byte for byte, the published one."""
     if not path.is_file() or path.stat().st_size != resource.size:
         return False
     with path.open("rb") as file:
@@ -60,12 +60,14 @@ def is_published(path: Path, resource: Resource) -> bool:
 
 
 def mirrors(first: str) -> list[str]:
-    """The mirrors in the order to try them, led by `first` if there is one: a folder or a file:, http: or https: URL.
+    """The mirrors in the order to try them, with `first` in front unless it is empty.
+
+    `first` is a folder or a file:, http: or https: URL.
 
     Raises
     ------
     InputError
-        `first` is a URL of another kind.
+        `first` is another kind of URL.
     """
     try:
         known = "://" not in first or urlsplit(first).scheme in ("file", "http", "https")
@@ -79,17 +81,17 @@ def mirrors(first: str) -> list[str]:
 def fetch(resource: Resource, order: list[str], path: Path) -> None:
     """Write one published file to `path`, from the first mirror that delivers it.
 
-    On a terminal a bar shows bytes and rate; in a log there is one line, and one for each mirror that failed.
+    It prints a line for each mirror that failed, and one with the rate at the end. A terminal shows a progress bar.
 
     Parameters
     ----------
     order : list of str
-        The mirrors; a public one that fails is moved to the end, so that the next file does not wait for it first.
+        The mirrors. A public one that fails is moved to the end, so that the next file is not delayed by it too.
 
     Raises
     ------
     InputError
-        No mirror delivered; the message has the cause for each.
+        No mirror delivered the file; the message gives the cause for each.
     """
     causes = []
     for mirror in order.copy():
@@ -97,7 +99,7 @@ def fetch(resource: Resource, order: list[str], path: Path) -> None:
             started = time.monotonic()
             _fetch_from(mirror, resource, path)
         except _MirrorError as cause:
-            causes.append(f"{_shown(mirror)}: {cause}")
+            causes.append(printable(f"{_shown(mirror)}: {cause}"))
             if mirror in MIRRORS:
                 order.append(order.pop(order.index(mirror)))
             print(f"warning: {resource.name}: {causes[-1]}", file=sys.stderr)
@@ -106,7 +108,7 @@ def fetch(resource: Resource, order: list[str], path: Path) -> None:
             print(f"{resource.name}: {resource.size / 1e6:.2f} MB from {_shown(mirror)} ({rate / 1e6:.1f} MB/s)")
             return
     raise InputError(
-        f"no mirror delivered {resource.name}: {'; '.join(causes)}. Set MNIST_MIRROR to a folder or URL that has "
+        f"no mirror delivered {resource.name}: {'; '.join(causes)}. Set MNIST_MIRROR to a folder or URL with "
         "MNIST's four .gz files, or run `make demo`, which needs no network"
     )
 
@@ -119,10 +121,10 @@ def _fetch_from(mirror: str, resource: Resource, path: Path) -> None:
     with bar, written_whole(path) as file:
         for chunk in _chunks(mirror, resource.name):
             if not received and not b"\x1f\x8b".startswith(chunk[:2]):
-                raise _MirrorError(f"sent something that is not gzip: it begins with {chunk[:16]!r}")
+                raise _MirrorError(f"not a gzip file: it begins with {chunk[:16]!r}")
             received += len(chunk)
             if received > resource.size:
-                raise _MirrorError(f"sent more than the {resource.size} bytes that were published")
+                raise _MirrorError(f"more than the {resource.size} bytes of the published file")
             digest.update(chunk)
             file.write(chunk)
             bar.update(len(chunk))
@@ -133,10 +135,10 @@ def _fetch_from(mirror: str, resource: Resource, path: Path) -> None:
 
 
 def _chunks(mirror: str, name: str) -> Iterator[bytes]:
-    """The bytes of one file of a mirror as they arrive; whatever goes wrong with the mirror is a `_MirrorError`.
+    """Yield the bytes of one file of a mirror as they arrive; whatever fails there is raised as `_MirrorError`.
 
-    They are read in a thread, because a server that sends a byte now and then, be it in its headers, keeps every
-    time-out of the HTTP libraries from running out. One that stalls is left to its thread, which ends with the program.
+    The bytes are read in a thread, because a server that sends a byte now and then, even within its headers, resets
+    every time-out of the HTTP libraries. A stalled transfer is left to its thread, which ends with the program.
     """
     arrived: queue.Queue[bytes | _MirrorError] = queue.Queue(maxsize=64)
 
@@ -148,7 +150,7 @@ def _chunks(mirror: str, name: str) -> Iterator[bytes]:
             arrived.put(b"")
         except _MirrorError as error:
             arrived.put(error)
-        except Exception as error:  # Whatever it is, the one who waits for this thread is to know of it.
+        except Exception as error:  # The main thread waits for this one, and has to learn of any failure.
             arrived.put(_MirrorError(_cause(error)))
 
     threading.Thread(target=read, daemon=True).start()
@@ -182,7 +184,7 @@ def _open(mirror: str, name: str) -> Iterator[_Source]:
         ) as response:
             if response.status_code != 200:
                 raise _MirrorError(f"{response.status_code} {response.reason}")
-            # The raw stream: a server that labels .gz files as Content-Encoding: gzip would have them unpacked.
+            # The raw stream, because requests would unpack a .gz file that a server labels Content-Encoding: gzip.
             yield response.raw
     else:
         folder = Path(url2pathname(urlsplit(mirror).path)) if scheme == "file" else Path(mirror).expanduser()
@@ -191,14 +193,14 @@ def _open(mirror: str, name: str) -> Iterator[_Source]:
 
 
 def _shown(mirror: str) -> str:
-    """A mirror as it may be printed: in one line, without a password."""
+    """A mirror's name for messages, without a user name and password."""
     parts = urlsplit(mirror)
     host = parts.netloc.rpartition("@")[2]
-    return " ".join((parts._replace(netloc=host).geturl() if parts.netloc else mirror).split())
+    return printable(parts._replace(netloc=host).geturl() if parts.netloc else mirror)
 
 
 def _cause(error: BaseException) -> str:
-    """The cause of a failed transfer in a few words: the layers of the HTTP libraries each wrap the one below."""
+    """The cause of a failed transfer in a few words; each HTTP library wraps the error of the one below it."""
     import http.client
 
     import requests
@@ -210,7 +212,7 @@ def _cause(error: BaseException) -> str:
     for layer in layers:
         match layer:
             case requests.exceptions.ProxyError():
-                return f"the proxy that the environment names failed: {layers[-1]}"
+                return f"the proxy set in the environment failed: {layers[-1]}"
             case urllib3.exceptions.NameResolutionError():
                 return "host name not found"
             case requests.ConnectTimeout():

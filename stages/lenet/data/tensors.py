@@ -1,4 +1,4 @@
-"""The .pt files of the data set; what is read is checked before it is used."""
+"""The data set's .pt files, checked as they are read."""
 
 import io
 import pickletools
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lenet.data.idx import SIDE
-from lenet.errors import InputError
+from lenet.errors import InputError, is_out_of_memory
 from lenet.files import write_bytes
 
-# A .pt file is a zip archive with a pickle in it, which is a program. What builds tensors it may call; PyTorch would
-# let it call a few things more, and so ask for as much memory as it likes.
+# A .pt file is a zip archive with a pickle, which is a program. These are the calls that build tensors. PyTorch allows
+# a few more, with which a small file could ask for any amount of memory.
 _CALL = re.compile(
     r"collections (Counter|OrderedDict)|torch\._utils _rebuild_\w+|torch (Size|\w+Storage|[a-z]\w*)"
     r"|torch\.serialization _get_layout"
 )
 _LARGEST_PICKLE = 2**20
-"""In bytes; those here have a few thousand, and a step of such a program takes microseconds."""
+"""In bytes. Those written here have a few thousand, and each byte may cost microseconds."""
 
 
 class Dataset(NamedTuple):
@@ -40,7 +40,7 @@ def to_tensors(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Dataset:
 
 
 def hold_out(dataset: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Draw `size` images at random, without replacement; return the others and them, each in file order."""
+    """Hold out `size` images, drawn at random without replacement: (the rest, the held-out images), in file order."""
     order = torch.randperm(len(dataset.labels), generator=torch.Generator().manual_seed(seed))
     held_out, kept = order[:size].sort().values, order[size:].sort().values
     return (
@@ -55,12 +55,12 @@ def save_dataset(path: Path, dataset: Dataset) -> None:
 
 
 def load_dataset(path: Path, may_be_empty: bool = False) -> Dataset:
-    """Read what `save_dataset` wrote, a data set of at least one image unless it `may_be_empty`.
+    """Read what `save_dataset` wrote. Unless it `may_be_empty`, it has at least one image.
 
     Raises
     ------
     InputError
-        The file is no `.pt` file of data, or its tensors are not of the types, shapes and values that they must be.
+        The file is not a `.pt` file of data, or its tensors have the wrong type, shape or values.
     """
     match load_pt(path):
         case (Tensor() as images, Tensor() as labels):
@@ -68,7 +68,7 @@ def load_dataset(path: Path, may_be_empty: bool = False) -> Dataset:
         case _:
             raise refused(path, "does not hold a pair (images, labels)")
     if not (is_plain(images) and is_plain(labels)):
-        raise refused(path, "holds tensors that are not plain arrays of numbers")
+        raise refused(path, "holds tensors that are not dense tensors in memory")
     if images.dtype != torch.uint8 or images.shape[1:] != (SIDE, SIDE) or images.ndim != 3:
         raise refused(path, f"holds images {images.dtype} {list(images.shape)}, not uint8 [N, {SIDE}, {SIDE}]")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or not (len(labels) or may_be_empty):
@@ -80,7 +80,7 @@ def load_dataset(path: Path, may_be_empty: bool = False) -> Dataset:
 
 def write_pt(path: Path, content: object) -> None:
     """Write a .pt file whole or not at all."""
-    # Through memory, because torch reports a disk that is full as something else.
+    # Not by torch.save itself, which misreports a full disk.
     write_bytes(path, to_pt(content))
 
 
@@ -92,48 +92,47 @@ def to_pt(content: object) -> bytes:
 
 
 def is_plain(tensor: object) -> bool:
-    """Whether this is an ordinary tensor in memory: none that is sparse, nested, without data or of a subclass."""
+    """Whether this is an ordinary dense tensor in memory: not sparse, nested, on `meta` or of a subclass."""
     if type(tensor) is not Tensor or tensor.is_nested or tensor.layout != torch.strided or tensor.device.type != "cpu":
         return False
-    # A small file may describe a huge tensor that repeats its few bytes.
+    # In a small file, a huge tensor can be a view that repeats a few bytes.
     return tensor.is_contiguous()
 
 
 def load_pt(path: Path) -> Any:
-    """Read any .pt file without running code from it; `InputError` if it is damaged, foreign or would run some."""
+    """Read any .pt file without running code from it; `InputError` if it is damaged, foreign or malicious."""
     with path.open("rb") as file:
         return parse_pt(path, file)
 
 
 def parse_pt(path: Path, file: IO[bytes]) -> Any:
-    """Read what is open as `load_pt` does; `path` names it in errors."""
+    """Read an open file as `load_pt` does; `path` names it in errors."""
     try:
         _check_archive(file)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # What torch finds odd about a foreign file is in the error below.
-            # weights_only: it runs none of a pickle's calls but those that build tensors.
+            warnings.simplefilter("ignore")  # What torch warns of in a foreign file becomes an error below.
             return torch.load(file, map_location="cpu", weights_only=True)
-    # Foreign bytes make zipfile and torch fail in any way they like; each means the same to the user.
+    # Foreign bytes make zipfile and torch fail in many ways, which all mean the same to the user.
     except Exception as error:
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-            raise  # It asked for no more than it has: the machine has too little.
+        if is_out_of_memory(error):
+            raise  # The file asks for no more memory than its own size, so the machine has too little.
         reason = (str(error) or type(error).__name__).splitlines()[0][:80]
         raise refused(path, f"is not a .pt file that is safe to load ({reason})") from None
 
 
 def _check_archive(file: IO[bytes]) -> None:
-    """Refuse, by an exception of any kind, what could make torch write files or take more memory than the file has."""
-    # What does not begin as a zip archive torch reads as it did in its first years, and may unpack into a folder.
+    """Raise an exception, of any kind, if torch could write files or take more memory than the file's size."""
+    # torch still reads its first format, which is no zip archive and may be unpacked into a folder.
     if file.read(4) != b"PK\3\4":
-        raise ValueError("no zip archive")
+        raise ValueError("not a zip archive")
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > file.seek(0, io.SEEK_END):
-            raise ValueError("compressed")
-        # torch finds an entry by its name in upper or lower case.
+            raise ValueError("its entries are compressed")
+        # torch ignores the case of an entry's name.
         pickles = [entry for entry in entries if entry.filename.lower().endswith("data.pkl")]
         if any(entry.file_size > _LARGEST_PICKLE for entry in pickles):
-            raise ValueError("a huge pickle")
+            raise ValueError("its pickle is too large")
         programs = [archive.read(entry) for entry in pickles]
     for program in programs:
         for opcode, argument, _ in pickletools.genops(program):

@@ -1,1 +1,1 @@
-"""Experiments that DVC runs and records: presets, all of them at once, and the committed results once more."""
+"""Experiments that DVC runs and records: one preset, all presets, and the verification of the committed results."""

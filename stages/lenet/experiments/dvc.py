@@ -1,4 +1,4 @@
-"""Experiments by name, run and recorded by DVC beside the workspace, which stays as it is."""
+"""Named experiments, run and recorded by DVC outside the workspace, which stays as it is."""
 
 import hashlib
 import json
@@ -17,20 +17,21 @@ import psutil
 
 from lenet.cli import Stopped
 from lenet.errors import InputError
+from lenet.experiments.git import git
 from lenet.experiments.presets import Values
 
 
 class Experiment(NamedTuple):
-    """A finished run that DVC has recorded on the commit that is checked out.
+    """A finished experiment that DVC has recorded for the commit that is checked out.
 
     Attributes
     ----------
     values : dict
         All of params.yaml.
     metrics : dict
-        name -> value, those of train.json and test.json together.
+        name -> value, of all metrics files together.
     sources : dict
-        path -> MD5 of each source file that its stages depend on.
+        path -> MD5, of each source file that its stages depend on.
     """
 
     revision: str
@@ -39,14 +40,14 @@ class Experiment(NamedTuple):
     sources: dict[str, str]
 
     def is_of(self, values: Values) -> bool:
-        """Whether it is what a run with these parameters and the workspace's code would be."""
-        pipeline = subprocess.run(["git", "diff", "--quiet", self.revision, "--", "dvc.yaml"], check=False)
+        """Whether an experiment with these parameters and the workspace's code would be the same."""
+        pipeline = git("diff", "--quiet", self.revision, "--", "dvc.yaml")
         code = all(_md5(Path(path)) == md5 for path, md5 in self.sources.items())
         return self.values == values and code and pipeline.returncode == 0
 
 
 def _md5(path: Path) -> str | None:
-    """The checksum by which DVC knows a file; None if there is no such file."""
+    """The checksum by which DVC identifies a file; None if there is no such file."""
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.exists() else None
 
 
@@ -54,7 +55,7 @@ def recorded() -> dict[str, Experiment]:
     """The finished experiments of the commit that is checked out, by name."""
     found = {}
     for commit in json.loads(command("exp", "show", "--json", capture=True)):
-        # With an executor it is queued, running or failed; one whose run was killed stays "running" for ever.
+        # An entry with an executor is queued, running or failed. A run that was killed stays listed as running.
         for group in [group for group in commit["experiments"] or [] if not group["executor"]]:
             for entry in [entry for entry in group["revs"] if entry["data"]]:
                 data = entry["data"]
@@ -69,19 +70,19 @@ def recorded() -> dict[str, Experiment]:
 
 
 def remove(name: str) -> None:
-    """Let DVC forget an experiment; what it computed stays in DVC's cache."""
+    """Remove an experiment from DVC's list; what it computed stays in DVC's cache."""
     command("exp", "remove", name, capture=True)
 
 
 def run(name: str, changes: Values) -> None:
-    """Run the pipeline with changed parameters as the experiment `name`, in a folder of DVC's own (`--temp`).
+    """Run the pipeline with changed parameters as the experiment `name`, in a temporary folder (`--temp`).
 
-    What DVC computed before, in whatever experiment, comes from its cache.
+    What DVC computed before, in whichever experiment, comes from its cache.
 
     Raises
     ------
     InputError
-        A stage failed, or there is an experiment of that name with other results; DVC has said more.
+        A stage failed, or there is an experiment of that name with other results; DVC has printed more.
     """
     arguments = _experiment(name, changes)
     print(">", shlex.join(["dvc", *arguments]), flush=True)
@@ -89,14 +90,14 @@ def run(name: str, changes: Values) -> None:
 
 
 def run_all(experiments: Mapping[str, Values], jobs: int) -> None:
-    """Run several experiments, name -> changes, as `run` does, up to `jobs` at once; each line begins with a name.
+    """Run several experiments, name -> changes, up to `jobs` at once, as `run` does; output lines begin with the name.
 
-    If one fails, those that have begun are completed and no other begins.
+    If one fails, those that are running are completed and no other is started.
 
     Raises
     ------
     InputError
-        At least one of them failed, and has said why.
+        At least one of them failed, and has printed why.
     """
     running: list[subprocess.Popen[str]] = []
     stopped = threading.Event()
@@ -108,7 +109,7 @@ def run_all(experiments: Mapping[str, Values], jobs: int) -> None:
             if stopped.is_set():
                 return
             print(f"{name}: > {shlex.join(['dvc', *arguments])}", flush=True)
-            # DVC holds its lock for moments only: when an experiment begins and when it is recorded.
+            # DVC holds its lock briefly, when an experiment starts and when it is recorded.
             process = _start(
                 "--wait-for-lock", *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, environment={}
             )
@@ -118,7 +119,7 @@ def run_all(experiments: Mapping[str, Values], jobs: int) -> None:
             print(f"{name}: {line}", end="", flush=True)
         if process.wait():
             stopped.set()
-            raise InputError(f"the experiment {name} failed, and said why above")
+            raise InputError(f"the experiment {name} failed; the reason is above")
 
     with ThreadPoolExecutor(jobs) as pool:
         tasks = [pool.submit(run_one, name, changes) for name, changes in experiments.items()]
@@ -146,12 +147,12 @@ def _text(value: object) -> str:
 
 
 def command(*arguments: str, capture: bool = False, cwd: Path = Path(), **environment: str) -> str:
-    """Run DVC, of this Python environment; its output goes to the terminal or, with `capture`, is returned.
+    """Run the DVC of this Python environment; its output goes to the terminal or, with `capture`, is returned.
 
     Raises
     ------
     InputError
-        It failed, and has said why.
+        It failed, and has printed why.
     """
     with _start(*arguments, stdout=subprocess.PIPE if capture else None, cwd=cwd, environment=environment) as process:
         try:
@@ -160,14 +161,14 @@ def command(*arguments: str, capture: bool = False, cwd: Path = Path(), **enviro
             _end(process)
             raise
     if process.returncode:
-        raise InputError(f"`{shlex.join(['dvc', *arguments])}` failed, and said why above")
+        raise InputError(f"`{shlex.join(['dvc', *arguments])}` failed; the reason is above")
     return output or ""
 
 
 def _start(
     *arguments: str, stdout: int | None, stderr: int | None = None, cwd: Path = Path(), environment: Mapping[str, str]
 ) -> "subprocess.Popen[str]":
-    # A stage's command is `python ...`: that has to be this Python, whether or not its environment is activated.
+    # A stage's command is `python ...`: make that this Python, even if its environment is not activated.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.Popen(
         [sys.executable, "-m", "dvc", *arguments],
@@ -180,7 +181,7 @@ def _start(
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    """End DVC and its stage. Ctrl-C reaches both as well, a signal to this program alone does not."""
+    """End DVC and its stage: Ctrl-C reaches them too, but a signal to this program alone does not."""
     try:
         process.wait(timeout=1)
     except subprocess.TimeoutExpired:
@@ -188,7 +189,7 @@ def _end(process: "subprocess.Popen[str]") -> None:
             stages = psutil.Process(process.pid).children(recursive=True)
             for stage in stages:
                 stage.terminate()
-            # Its end may take the time of an import; till then it needs its files.
+            # A stage may first finish an import; until then it needs its files.
             psutil.wait_procs(stages, timeout=30)
         process.terminate()
         process.wait()

@@ -1,10 +1,10 @@
-"""Named experiments: partial parameter files in presets/, each what differs from params.yaml as it is committed."""
+"""Presets: named experiments, each a file in presets/ with the parameters that differ from the committed ones."""
 
-import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lenet.errors import InputError
+from lenet.experiments.git import git
 from lenet.params import Params, check, parse_yaml
 
 FOLDER = Path("presets")
@@ -15,64 +15,75 @@ Values = dict[str, dict[str, Any]]
 
 
 class Preset(NamedTuple):
-    """What a preset's file says.
+    """The content of a preset's file.
 
     Attributes
     ----------
+    about : str
+        What it is, in one line.
+    source : str
+        Where its settings come from.
     claimed : float or None
-        The test accuracy, a fraction of 1, that the document claims from which the settings are; None if it has none.
+        The test accuracy claimed by the document that the preset was taken from, in [0, 1].
     changes : dict
         The parameters that differ from the committed ones.
     """
 
+    about: str
+    source: str
     claimed: float | None
     changes: Values
 
 
 def names() -> list[str]:
-    """The presets that there are, in alphabetical order."""
+    """The names of all presets, in alphabetical order."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load_preset(name: str) -> Preset:
-    """Read presets/NAME.yaml. Whether its parameters are valid shows when they are laid over others (`overlaid`).
+    """Read presets/NAME.yaml. Its parameters are checked when they are laid over others (`overlaid`).
 
     Raises
     ------
     InputError
-        There is no such preset, or its file is not a mapping of sections.
+        There is no such preset, or its file does not have the form of one.
     """
     if name not in names():
         known = ", ".join(names()) or "none here; run this in the project's root"
-        raise InputError(f"{name} is no preset; known: {known}")
+        raise InputError(f"{name} is not a preset; known: {known}")
     path = FOLDER / f"{name}.yaml"
     values = parse_yaml(path.read_bytes(), str(path))
-    if not isinstance(values, dict) or not all(isinstance(values[key], dict) for key in values.keys() - {"claimed"}):
-        raise InputError(f"{path}: must be a mapping of sections, as params.yaml is, and may have a number `claimed`")
-    claimed = values.pop("claimed", None)
+    match values:
+        case {"about": str() as about, "source": str() as source, **others}:
+            claimed = others.pop("claimed", None)
+            changes = {str(section): keys for section, keys in others.items() if isinstance(keys, dict)}
+        case _:
+            raise InputError(f"{path}: must be a mapping that has the strings `about` and `source`")
+    if len(changes) < len(others):
+        raise InputError(f"{path}: besides about, source and claimed, only the sections of params.yaml are allowed")
     if claimed is not None and (type(claimed) is not float or not 0 < claimed < 1):
         raise InputError(f"{path}: claimed is {claimed!r}; it must be a test accuracy between 0 and 1")
-    return Preset(claimed, values)
+    return Preset(about, source, claimed, changes)
 
 
 def workspace() -> Values:
     """The values of params.yaml, checked.
 
-    They and those below stay as they are written, 0 where 0.0 is meant: to DVC's cache these are two values.
+    Values are kept as written, because DVC's cache treats 0 and 0.0 as different.
     """
     return _checked(parse_yaml(PARAMS.read_bytes(), str(PARAMS)), str(PARAMS))
 
 
 def foundation() -> Values:
-    """The values that a preset is laid over: params.yaml, but `model` and `train` as the last commit has them.
+    """The values that a preset is laid over: params.yaml, but `model` and `train` from the last commit.
 
-    An experiment that is in the workspace, `dvc exp run` leaves it there, must not be mixed into a preset.
+    `dvc exp run` leaves its parameters in the workspace, and these must not be mixed into a preset.
     """
     source = f"{PARAMS} of the last commit"
-    shown = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, check=False)
+    shown = git("show", f"HEAD:./{PARAMS}")
     if shown.returncode:
-        raise InputError(f"{source}: {shown.stderr.decode().strip()}; presets need a Git repository that has it")
-    committed = _checked(parse_yaml(shown.stdout, source), source)
+        raise InputError(f"{source}: {shown.stderr.strip()}; run this in the root of the project's Git repository")
+    committed = _checked(parse_yaml(shown.stdout.encode(), source), source)
     return workspace() | {"model": committed["model"], "train": committed["train"]}
 
 
@@ -82,24 +93,24 @@ def _checked(values: Any, source: str) -> Values:
 
 
 def parse_settings(settings: list[str]) -> Values:
-    """Turn `section.key=value` texts, their values in YAML, into section -> key -> value; a later one counts."""
+    """Parse texts `section.key=value`, with values in YAML, into section -> key -> value; the last of a key counts."""
     changes: Values = {}
     for text in settings:
         name, equals, value = text.partition("=")
         section, dot, key = name.partition(".")
         if not (equals and dot and section and key):
-            raise InputError(f"--set {text}: must be SECTION.KEY=VALUE, train.epochs=1 for example")
+            raise InputError(f"--set {text}: must be SECTION.KEY=VALUE, for example train.epochs=1")
         changes.setdefault(section, {})[key] = parse_yaml(value.encode(), f"--set {text}")
     return changes
 
 
 def overlaid(values: Values, *layers: tuple[str, Values]) -> Values:
-    """Lay changes over values, one layer after the other; `(source, changes)` each, the source named in errors.
+    """Lay changes over values, one layer after the other. A layer is `(source, changes)`; errors name the source.
 
     Raises
     ------
     InputError
-        A layer has an unknown key or a value that is not allowed, alone or beside the others.
+        A layer has an unknown key or a value that is not allowed, by itself or beside the others.
     """
     for _, changes in layers:
         values = {section: values.get(section, {}) | changes.get(section, {}) for section in values | changes}
@@ -107,7 +118,7 @@ def overlaid(values: Values, *layers: tuple[str, Values]) -> Values:
 
 
 def differences(values: Values, base: Values) -> Values:
-    """What of `values` is not as in `base`, without sections that are the same."""
+    """The keys of `values` that differ from `base`; sections without any are left out."""
     changed = {
         section: {key: value for key, value in keys.items() if value != base[section][key]}
         for section, keys in values.items()

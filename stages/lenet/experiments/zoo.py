@@ -1,24 +1,36 @@
-"""All presets with several seeds each: the table that compares them, and its picture.
+"""All presets, with several seeds each: the table that compares them, and its picture.
 
-Each run is an experiment of the pipeline itself, because DVC's run cache then has what `dvc exp run` computed before (a
-matrix stage would have a cache of its own), in the foreground, where it shows its progress (that of the queue's workers
-is in log files). It trains in one thread, so that several run side by side, a core each, which is quicker than one
-after the other in several threads, and so that the table does not depend on how many do.
+Each run is an experiment of the pipeline itself, so that it shares DVC's run cache with `dvc exp run` (a matrix stage
+would not). Runs are started in the foreground, where their progress is visible (the queue's workers write theirs to log
+files). Each trains in one thread: one run on each core is quicker than one after the other in several threads, and the
+results do not depend on the number of cores.
 """
 
-from typing import NamedTuple
+import ast
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas
+import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from lenet.environment import environment
 from lenet.errors import InputError
 from lenet.experiments import dvc
 from lenet.experiments.presets import Preset, Values, differences, foundation, load_preset, names, overlaid, workspace
+from lenet.params import parse_yaml
 from lenet.results.figures import BLUE, ORANGE
 
 
 class Entry(NamedTuple):
-    """A row of metrics/zoo.csv: test accuracies over the seeds, fractions of 1; the deviation is the sample's."""
+    """A row of metrics/zoo.csv: test accuracies over the seeds, in [0, 1], with their sample standard deviation.
+
+    `machine` is where the runs were made, `made_from` the `fingerprint` of what they were made from.
+    """
 
     preset: str
     parameters: int
@@ -29,10 +41,12 @@ class Entry(NamedTuple):
     accuracy_min: float
     accuracy_max: float
     claimed: float | None
+    machine: str
+    made_from: str
 
 
 class Run(NamedTuple):
-    """A preset with a seed: its experiment's name, all values, those that are not the workspace's, the claim."""
+    """A preset with a seed: the experiment's name, all values, those that differ from the workspace's, the claim."""
 
     name: str
     values: Values
@@ -41,12 +55,12 @@ class Run(NamedTuple):
 
 
 def plan(seeds: int) -> dict[str, list[Run]]:
-    """The runs of each preset, with the seeds 0 to seeds - 1, all of them checked before the first begins.
+    """The runs of each preset with the seeds 0 to seeds - 1, all checked before the first is started.
 
     Raises
     ------
     InputError
-        There is no preset, or one of them is not valid.
+        There are no presets, or one of them is invalid.
     """
     base, here = foundation(), workspace()
 
@@ -58,26 +72,28 @@ def plan(seeds: int) -> dict[str, list[Run]]:
     presets = {name: load_preset(name) for name in names()}
     planned = {name: [run(name, preset, seed) for seed in range(seeds)] for name, preset in presets.items()}
     if not planned:
-        raise InputError("presets/ has no preset; run this in the project's root")
+        raise InputError("presets/ has no presets; run this in the project's root")
     return planned
 
 
 def run_all(planned: dict[str, list[Run]], jobs: int) -> list[Entry]:
-    """Run what is planned, each as a DVC experiment, up to `jobs` at once, and compare.
+    """Run what is planned, each as a DVC experiment, up to `jobs` at once, and summarise each preset.
 
-    An experiment that the current commit has with these parameters and this code is not run again; for the others DVC
-    takes from its cache what it has computed before.
+    An experiment that DVC has recorded for the current commit with these parameters and this code is not run again.
+    The others take from DVC's cache the stages that they share with earlier runs.
     """
     all_runs = [run for runs in planned.values() for run in runs]
     done = dvc.recorded()
-    # More than once only if a commit is made meanwhile: DVC records a run on the commit that it began on.
+    # Repeated only if a commit is made meanwhile: DVC records a run for the commit that it was started on.
     while left := [run for run in all_runs if run.name not in done or not done[run.name].is_of(run.values)]:
         for run in left:
             if run.name in done:
-                print(f"{run.name}: replaced, for the parameters or the code have changed", flush=True)
+                print(f"{run.name}: replaced, because parameters or code have changed", flush=True)
                 dvc.remove(run.name)
         dvc.run_all({run.name: run.changes for run in left}, jobs)
         done = dvc.recorded()
+    about = environment(torch.device("cpu"))
+    machine = f"{about['processor']}, torch {about['torch']}"
     table = []
     for preset, runs in planned.items():
         metrics = [done[run.name].metrics for run in runs]
@@ -92,36 +108,90 @@ def run_all(planned: dict[str, list[Run]], jobs: int) -> list[Entry]:
             accuracies.min(),
             accuracies.max(),
             runs[0].claimed,
+            machine,
+            fingerprint(runs[0].values),
         )
         table.append(entry)
     return table
 
 
+def stale(table: Path) -> list[str]:
+    """The presets whose row in the table was not made from the present parameters and code, or is missing."""
+    rows = csv.DictReader(table.read_text().splitlines()) if table.exists() else []
+    made_from = {row["preset"]: row.get("made_from") for row in rows}
+    now = {name: fingerprint(runs[0].values) for name, runs in plan(seeds=1).items()}
+    return [name for name in made_from | now if made_from.get(name) != now.get(name)]
+
+
+def fingerprint(values: Values) -> str:
+    """Identify what a preset's runs are made from, in 12 hexadecimal digits.
+
+    That is the parameters, apart from the seed, and the source files of the stages that lead to the test accuracy,
+    without their comments, docstrings and layout.
+    """
+    parameters = {section: values[section] for section in ("data", "preprocess", "model", "evaluate")}
+    parameters["train"] = {key: value for key, value in values["train"].items() if key != "seed"}
+    graph: Any = parse_yaml(Path("dvc.yaml").read_bytes(), "dvc.yaml")
+    stages = [graph["stages"][name] for name in ("download", "preprocess", "train", "evaluate")]
+    sources = sorted({path for stage in stages for path in stage["deps"] if path.endswith(".py")})
+    facts = [parameters, *([path, _code(ast.parse(Path(path).read_bytes()))] for path in sources)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:12]
+
+
+def _code(node: Any) -> Any:
+    """A syntax tree without its docstrings, as nested lists; equal in all versions of Python, unlike `ast.dump`."""
+    if isinstance(node, list):
+        return [_code(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+        fields["body"] = fields["body"][1:]
+    return [type(node).__name__, *([name, _code(value)] for name, value in fields.items() if value not in (None, []))]
+
+
 def picture(table: pandas.DataFrame) -> Figure:
-    """The test error of each preset, mean and range over the seeds, and what its document claims; rows of `Entry`."""
+    """The test error of each preset, mean and range over the seeds, and what is claimed for it; rows of `Entry`.
+
+    Errors above four times the median have a panel of their own: on one axis they would squeeze the others.
+    """
     table = table.sort_values("accuracy_mean", kind="stable", ignore_index=True)
-    # A logarithmic axis has no zero, and a mean of equal numbers may round to another.
-    error, least, most, claimed = (
-        (100 * (1 - table[column].astype(float))).clip(lower=0.001)
+    mean, least, most, claimed = (
+        100 * (1 - table[column].astype(float))
         for column in ("accuracy_mean", "accuracy_max", "accuracy_min", "claimed")
     )
-    figure = Figure(figsize=(9, 0.5 * len(table) + 1.6), layout="constrained")
-    axes = figure.subplots()
-    spread = [(error - least).clip(lower=0), (most - error).clip(lower=0)]
-    axes.errorbar(error, table.index, xerr=spread, fmt="o", color=BLUE, ecolor="grey", capsize=4, label="here")
-    axes.plot(claimed, table.index, "D", color=ORANGE, fillstyle="none", label="claimed")
-    # Logarithmic, because the best are an order of magnitude apart from the first.
-    axes.set_xscale("log")
-    ticks = [0.2, 0.5, 1, 2, 5, 10, 20, 50]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlim(0.8 * min(least.min(), claimed.min()), 1.25 * max(most.max(), claimed.max()))
-    for row, value in error.items():
-        axes.annotate(f"{value:.2f}", (value, row), xytext=(0, 7), textcoords="offset points", ha="center", size=9)
-    axes.set_yticks(table.index, [f"{row.preset}\n{row.parameters:,} parameters" for row in table.itertuples()])
-    axes.margins(y=0.1)
-    axes.set_xlabel("Test error (%, logarithmic)")
-    axes.grid(axis="x", alpha=0.3)
-    axes.legend()
-    axes.set_title(f"Test error of the presets: mean, least and greatest of {table['seeds'].min()} seeds")
+    values = pandas.concat([mean, least, most, claimed]).dropna()
+    bound = 4 * mean.quantile(interpolation="lower") or values.max()
+    near, far = values[values <= bound], values[values > bound]
+
+    figure = Figure(figsize=(9, 0.5 * len(table) + 1.8), layout="constrained")
+    figure.suptitle("Test error of each preset")
+    panels = figure.subplots(1, 2, sharey=True, width_ratios=[5, 1]) if len(far) else [figure.subplots()]
+    for axes in panels:
+        # The mean of equal numbers may round to another.
+        spread = [(mean - least).clip(lower=0), (most - mean).clip(lower=0)]
+        seeds = f"here: mean, minimum and maximum of {table['seeds'].min()} seeds"
+        axes.errorbar(mean, table.index, xerr=spread, fmt="o", color=BLUE, ecolor="grey", capsize=4, label=seeds)
+        if claimed.notna().any():
+            axes.plot(claimed, table.index, "D", color=ORANGE, fillstyle="none", label="claimed")
+        for row, value in mean.items():
+            # Matplotlib leaves it out where the point is beyond the panel's limits.
+            axes.annotate(f"{value:.2f}", (value, row), xytext=(0, 7), textcoords="offset points", ha="center", size=9)
+        axes.grid(axis="x", alpha=0.3)
+    end = float(near.max()) or 1.0
+    panels[0].set_xlim(-0.03 * end, 1.05 * end)
+    panels[0].set_yticks(table.index, [f"{row.preset}\n{row.parameters:,} parameters" for row in table.itertuples()])
+    panels[0].set_ylim(-0.6, len(table) - 0.4)
+    panels[0].set_xlabel("Test error (%)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2)
+    if len(far):
+        first, last = float(far.min()), float(far.max())
+        margin = max(0.2 * (last - first), 0.05 * last)
+        panels[1].set_xlim(first - margin, last + margin)
+        panels[1].set_xlabel("(%, different scale)")
+        panels[1].xaxis.set_major_locator(MaxNLocator(3))
+        panels[1].tick_params(left=False)
+        for axes, side in zip(panels, ("right", "left"), strict=True):
+            axes.spines[side].set_linestyle("--")  # A break.
     return figure

@@ -1,4 +1,4 @@
-"""How a network is computed on a device: the one place where its quick form is chosen, or the network as it is."""
+"""How a network is computed on a device: the one place that chooses between the plain network and its quick form."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from lenet.network.quick import quick
 
 
 class Backend(NamedTuple):
-    """The network's function, images [N, 28, 28] -> logits [N, 10], and what makes a training step with it quicker."""
+    """The network as a function, images [N, 28, 28] -> logits float32 [N, 10], and what makes a step quicker."""
 
     forward: Callable[[Tensor], Tensor]
     prepare: Callable[[Step], Step]
 
 
 def backend(network: nn.Sequential, device: torch.device) -> Backend:
-    """The backend for a network that `lenet.network.lenet.build` made, on a device; parameters and modes are shared."""
+    """The backend, on a device, of a network from `lenet.network.lenet.build`; it shares its parameters and mode."""
     if device.type == "cpu":
         return Backend(quick(network), capture)
     return Backend(network, lambda step: step)
@@ -26,7 +26,7 @@ def backend(network: nn.Sequential, device: torch.device) -> Backend:
 
 @torch.inference_mode()
 def predict(network: nn.Sequential, images: Tensor, batch_size: int) -> Tensor:
-    """The logits, float32 [N, 10], of images, uint8 [N, 28, 28], computed `batch_size` at a time in evaluation mode."""
+    """The logits, float32 [N, 10], of images, uint8 [N, 28, 28]: `batch_size` at a time, in evaluation mode."""
     forward = backend(network, images.device).forward
     was_training = network.training
     network.eval()

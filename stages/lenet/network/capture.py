@@ -1,7 +1,7 @@
-"""A step's tensor operations, recorded once and replayed in the same memory: what a CUDA graph is, for a processor.
+"""A training step's tensor operations, recorded once and replayed in the same memory, as a CUDA graph is.
 
-A step of LeNet is a hundred operations of 2 to 200 microseconds. Python, autograd, views and finding memory take half
-as long again, and do the same in every step.
+A step of LeNet is a hundred operations of 2 to 200 microseconds. Python, autograd, views and memory allocation add half
+of that again, and do the same in each step.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from torch.utils._pytree import tree_leaves
 Step = Callable[..., tuple[Tensor, ...]]
 
 LARGEST = 1024
-"""Images in a mini-batch that is captured. A recording keeps all that it computes: with 1,024 images 0.2 GB more than
-a step that is not captured, with 55,000 4 GB, and then it is no quicker."""
+"""The largest mini-batch that is captured. A recording keeps every intermediate result, whose memory grows with the
+mini-batch, while what a replay saves does not."""
 
 
 def capture(step: Step) -> Step:
-    """A step that computes what this one does, to the bit, and is quicker from its second call on.
+    """Return a step that computes the same, bit for bit, and is quicker from its second call on.
 
-    The first call with inputs of certain shapes and types runs the step and records its operations; a further one
-    replays just these, and returns the same tensors with new values in them. So the step may depend on nothing but its
-    inputs, PyTorch's random numbers and tensors that stay where they are, such as parameters that are changed in-place,
-    and its operations on nothing but their shapes. Mini-batches of more than `LARGEST` images are not recorded.
+    The first call with inputs of given shapes and types runs the step and records its operations. Later calls replay
+    them, and return the same tensors with new values. So the step may depend on its inputs, on PyTorch's random numbers
+    and on tensors that are changed in-place, such as parameters, and on nothing else; which operations it runs may
+    depend on shapes only. Mini-batches of more than `LARGEST` images are not recorded.
     """
     recordings: dict[Any, tuple[list[Tensor], list[Callable[[], object]], tuple[Tensor, ...]]] = {}
 
@@ -53,12 +53,12 @@ def capture(step: Step) -> Step:
     return replay
 
 
-# What makes a tensor of one number: to replay it is to fill the tensor.
+# Operations that make a constant tensor. A replay fills the tensor with the constant.
 _FILLED = {"zeros": 0, "new_zeros": 0, "zeros_like": 0, "ones_like": 1}
 
 
 class _Recorder(TorchDispatchMode):
-    """Sees each operation that PyTorch does, in the forward and in the backward pass."""
+    """Records each operation of PyTorch, in the forward and in the backward pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # Else PyTorch imports its compiler, to tell it to leave this class alone: a second.
+        # With True, PyTorch imports its compiler to exempt this class from it, which takes a second.
         return False
 
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -75,7 +75,7 @@ class _Recorder(TorchDispatchMode):
         new = _new(results, args, kwargs)
         name = func.overloadpacket.__name__
         if not new:
-            # In place, or a view, which is there already.
+            # In-place, or a view of memory that the replay changes too.
             if func._schema.is_mutable:
                 self.operations.append(partial(func, *args, **kwargs))
         elif name in _FILLED:
@@ -86,7 +86,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def _into(results: list[Tensor], func: OpOverload, args: Any, kwargs: Any) -> Callable[[], object]:
-    """The operation that leaves its results in these tensors: its variant with `out`, else one that copies."""
+    """The operation with its results in these tensors: by its `out` variant if it has one, else by a copy."""
     schema = func._schema
     inputs = [(argument.name, str(argument.type)) for argument in schema.arguments]
     for overload in func.overloadpacket.overloads():
@@ -104,7 +104,7 @@ def _into(results: list[Tensor], func: OpOverload, args: Any, kwargs: Any) -> Ca
 
 
 def _new(results: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """The results of an operation that are not in memory of its arguments."""
+    """The results of an operation that do not share memory with its arguments."""
     given = {_memory(tensor) for tensor in _tensors((args, kwargs))}
     return [tensor for tensor in _tensors(results) if _memory(tensor) not in given]
 

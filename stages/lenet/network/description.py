@@ -1,4 +1,4 @@
-"""A network as a table of its layers, with the counts that papers give."""
+"""A network as a table of its layers, with the counts that the paper gives."""
 
 from typing import NamedTuple
 
@@ -15,15 +15,15 @@ class Layer(NamedTuple):
     Attributes
     ----------
     operation : str
-        What the layer does, and the norm, activation and dropout behind it.
+        The layer's operation and the norm, activation and dropout that follow it.
     kernel, stride, padding : str
-        In pixels; empty where there is none. C5's kernel covers all of S4: a dense layer is the same function.
+        In pixels; empty where there are none. C5 is dense, the same function as a convolution whose kernel covers S4.
     output : str
-        maps@height x width, or a number of units.
+        maps@heightxwidth, or the number of units.
     parameters : int
-        Those that are trained, a norm's among them.
+        The trainable ones, including a norm's.
     connections : int
-        As the paper counts them: each weight, bias and pooled input once for every unit that uses it.
+        As the paper counts them: each weight, bias and pooled input once for each unit that uses it.
     """
 
     layer: str
@@ -57,7 +57,7 @@ OPERATIONS = {
 
 @torch.inference_mode()
 def describe(network: nn.Sequential) -> list[Layer]:
-    """The layers of a network that `lenet.network.lenet.build` made, in the order in which an image passes them."""
+    """The layers of a network from `lenet.network.lenet.build`, from input to output."""
     network.eval()
     rows: list[Layer] = []
     x = torch.zeros(1, SIDE, SIDE)
@@ -75,7 +75,7 @@ def describe(network: nn.Sequential) -> list[Layer]:
 
 
 def _layer(name: str, module: nn.Module, parameters: int, x: Tensor, y: Tensor) -> Layer:
-    """The row of a layer that makes y of x, for a single image."""
+    """The row of a layer that maps x to y, both of a single image."""
     operation = OPERATIONS[type(module)]
     kernel = stride = padding = ""
     connections = 0

@@ -1,10 +1,10 @@
-"""LeNet-5, as published and as it is taught today, and the multilayer perceptron that it is compared with.
+"""LeNet-5, as published and as taught today, and the multilayer perceptron that it is compared with.
 
 Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", Proc. IEEE 86(11),
-1998 ("the paper" below), section II.B and figure 2, whose names the layers carry. As published it has 60,000 trainable
-parameters. As it is taught today C3 reads every map of S2, the subsampling has no parameters and the output is linear:
-61,706 parameters on 32x32, 44,426 on 28x28 without padding. `lenet describe lenet5-1998` prints the published network
-as a table, `lenet describe` that of params.yaml.
+1998 ("the paper" below), section II.B and figure 2; the layers are named as there. As published it has 60,000 trainable
+parameters. As taught today, C3 reads every map of S2, the subsampling has no parameters and the output is linear:
+61,706 parameters on 32x32 pixels, 44,426 on 28x28. `lenet describe lenet5-1998` prints the published network as a
+table, `lenet describe` the network of params.yaml.
 """
 
 from collections import OrderedDict
@@ -22,8 +22,8 @@ Layers = OrderedDict[str, nn.Module]
 def build(options: Model) -> nn.Sequential:
     """Build the network of the parameters' model section: uint8 images [N, 28, 28] -> float32 logits [N, 10].
 
-    The largest logit is the answer, the softmax gives the probabilities. Images may be float32 as well, 0 to 255. The
-    weights are drawn from PyTorch's global generator, as PyTorch's layers do it.
+    The largest logit is the prediction; their softmax gives the probabilities. Images may be float32 too, in [0, 255].
+    Like those of PyTorch's layers, the initial weights are drawn from its global generator.
     """
     layers = mlp(options) if options.architecture == "mlp" else lenet(options)
     if options.batch_norm:
@@ -34,9 +34,9 @@ def build(options: Model) -> nn.Sequential:
 
 
 def lenet(options: Model) -> Layers:
-    """LeNet-5. Beside each layer: the shape of its output for 32x32 pixels, and its parameters in the paper."""
+    """LeNet-5. Beside each layer: the shape of its output on 32x32 pixels, and its parameters in the paper."""
     squash = ACTIVATIONS[options.activation]
-    side = ((SIDE + 2 * options.padding - 4) // 2 - 4) // 2  # Of a map of S4: 5, or 4 without padding.
+    side = ((SIDE + 2 * options.padding - 4) // 2 - 4) // 2  # Of a map of S4: 5; without padding 4.
     # fmt: off
     layers = OrderedDict(
         input=Normalize(options.padding, options.mean, options.std),  # [N,  1, 32, 32]
@@ -61,11 +61,11 @@ def lenet(options: Model) -> Layers:
 
 
 PUBLISHED = {"C1": 156, "S2": 12, "C3": 1_516, "S4": 32, "C5": 48_120, "F6": 10_164}
-"""The trainable parameters of each layer in the paper, 60,000 together."""
+"""The trainable parameters of each layer in the paper, 60,000 in all."""
 
 
 def mlp(options: Model) -> Layers:
-    """The multilayer perceptron 784-512-512-10 of a framework's first tutorial."""
+    """The multilayer perceptron 784-512-512-10 of PyTorch's first tutorial."""
     activation = ACTIVATIONS[options.activation]
     side = SIDE + 2 * options.padding
     # fmt: off
@@ -82,7 +82,7 @@ def mlp(options: Model) -> Layers:
 
 
 def subsampling(options: Model, maps: int) -> nn.Module:
-    """S2 or S4: each square of 2x2 becomes one value."""
+    """S2 or S4: each 2x2 square becomes one value."""
     match options.pooling:
         case "max":
             return nn.MaxPool2d(2)
@@ -93,12 +93,12 @@ def subsampling(options: Model, maps: int) -> nn.Module:
 
 
 def c3(options: Model) -> nn.Module:
-    """C3: from the 6 maps of S2 to 16, all of them read or those of table I."""
+    """C3: from the 6 maps of S2 to 16 maps, each of which reads all of them or those of table I."""
     return SparseC3() if options.c3 == "sparse" else nn.Conv2d(6, 16, kernel_size=5)
 
 
 def with_batch_norm(layers: Layers) -> Layers:
-    """The layers with a batch norm in front of each activation, whose shift takes the place of the layer's bias."""
+    """The layers with a batch norm before each activation; its shift replaces the layer's bias."""
     result: Layers = OrderedDict()
     for name, layer in layers.items():
         unit = name.removesuffix("_activation")
@@ -124,10 +124,10 @@ def with_dropout(layers: Layers, probability: float) -> Layers:
 
 
 class Normalize(nn.Module):
-    """Pad with background and normalise: [N, 28, 28], 0 to 255 -> float32 [N, 1, 28 + 2 padding, 28 + 2 padding].
+    """Pad with background and normalise: [N, 28, 28] in [0, 255] -> float32 [N, 1, 28 + 2 padding, 28 + 2 padding].
 
-    The mean and the standard deviation of pixels scaled to [0, 1] are buffers, saved with the weights, so that whoever
-    uses a trained network cannot use others.
+    The mean and the standard deviation of pixels scaled to [0, 1] are buffers, saved with the weights, so that a
+    trained network is always used with its own.
     """
 
     mean: Tensor
@@ -162,8 +162,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 class Subsampling(nn.Module):
     """The paper's S2 and S4: the sum of each 2x2 square times a trainable coefficient, plus a trainable bias, squashed.
 
-    float32 [N, maps, H, W] -> [N, maps, H / 2, W / 2]; coefficient and bias are the map's. At first the coefficient
-    makes it the square's mean; the paper does not say how its own began.
+    float32 [N, maps, H, W] -> [N, maps, H / 2, W / 2]; each map has one coefficient and one bias. The initial
+    coefficient gives the mean of the square; the paper does not state its own.
     """
 
     def __init__(self, maps: int, activation: nn.Module) -> None:
@@ -187,10 +187,10 @@ C3_TABLE = (
 
 
 class SparseC3(nn.Module):
-    """The convolution from 6 to 16 maps that reads only the 60 pairs of maps of table I: 1,516 parameters.
+    """The convolution from 6 to 16 maps with the 60 connections between maps of table I: 1,516 parameters.
 
-    float32 [N, 6, H, W] -> [N, 16, H - 4, W - 4]. `weight` [60, 5, 5] holds the kernels of these pairs, `bias` [16].
-    The others do not exist: nothing can move them.
+    float32 [N, 6, H, W] -> [N, 16, H - 4, W - 4]. `weight` [60, 5, 5] holds the kernels of these connections, `bias` is
+    [16]. Pairs of maps without a connection have no weights.
     """
 
     pairs: Tensor
@@ -200,22 +200,22 @@ class SparseC3(nn.Module):
         pairs = [6 * to + source for to, sources in enumerate(C3_TABLE) for source in sources]
         self.register_buffer("pairs", torch.tensor(pairs), persistent=False)
         fan_in = torch.tensor([25.0 * len(sources) for sources in C3_TABLE])
-        # The bounds of PyTorch's own convolution, with the inputs that each map has.
+        # The bounds of PyTorch's convolution, each for the number of inputs that its map has.
         bound = fan_in.rsqrt()
         of_pair = bound.repeat_interleave(torch.tensor([len(sources) for sources in C3_TABLE]))
         self.weight = nn.Parameter((2 * torch.rand(len(pairs), 5, 5) - 1) * of_pair[:, None, None])
         self.bias = nn.Parameter((2 * torch.rand(len(C3_TABLE)) - 1) * bound)
 
     def kernels(self) -> Tensor:
-        """The kernels of all pairs, [16, 6, 5, 5], zero where table I has no connection."""
+        """The kernels of all pairs of maps, [16, 6, 5, 5], zero where table I has no connection."""
         return self.weight.new_zeros(96, 5, 5).index_copy(0, self.pairs, self.weight).view(16, 6, 5, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.conv2d(x, self.kernels(), self.bias)
 
 
-# What F6 should show for each digit, a picture of 7x12, "#" for +1 and "." for -1: the paper, figure 3, as one public
-# reimplementation transcribed it.
+# The target of F6 for each digit, a picture of 7x12 with "#" for +1 and "." for -1: the paper, figure 3, as transcribed
+# by a public reimplementation.
 DIGIT_CODES = """
 .#####. ...##.. .#####. ####### .#####. .#####. ..####. ####### .#####. .#####.
 ....... ..###.. ....... .....## ....... ....... .##.... .....## ##...## ##..###
@@ -233,10 +233,10 @@ DIGIT_CODES = """
 
 
 class RBF(nn.Module):
-    """Euclidean radial basis functions: minus the squared distance of F6 to the fixed code of each digit.
+    """Euclidean radial basis functions: minus the squared distance between F6 and the fixed code of each digit.
 
-    float32 [N, 84] -> [N, 10]: minus the paper's y_i (section II.B), so that as with a linear output the largest is the
-    answer, and the softmax gives the probabilities, exp(-y_i) over their sum.
+    float32 [N, 84] -> [N, 10]: minus the paper's y_i (section II.B), so that the largest is the prediction, as with a
+    linear output, and the softmax gives the probabilities, exp(-y_i) over their sum.
     """
 
     codes: Tensor
@@ -249,5 +249,5 @@ class RBF(nn.Module):
         self.register_buffer("codes", torch.tensor(codes), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Multiplied out, |x|^2 - 2 x w + 84, it would cancel badly near a code, where it matters.
+        # Not expanded to |x|^2 - 2 x w + 84, which loses precision near a code, where it matters.
         return -(x.unsqueeze(1) - self.codes).square().sum(dim=2)

@@ -1,11 +1,11 @@
-"""LeNet's convolutional layers as a processor does them quickly: the same functions of the same parameters.
+"""LeNet's convolutional layers in a form that is quick on the CPU: the same functions of the same parameters.
 
 PyTorch's layers are made for networks with many more maps. Here the images of a mini-batch are the last axis, [maps,
-height, width, N], and a convolution's outputs lie by their place in the squares of 2x2 that S2 and S4 pool, [4, maps,
-height / 2, width / 2, N]. So a convolution is one matrix product, pooling reduces the first axis, and each runs along
-memory, whatever the number of maps. `python benchmarks/steps.py` measures what each part of it brings.
+height, width, N], and the outputs of a convolution are ordered by their place in the 2x2 squares that S2 and S4 pool,
+[4, maps, height / 2, width / 2, N]. So a convolution is one matrix product, pooling reduces the first axis, and both
+read memory in order, even with few maps. `python benchmarks/steps.py` measures what each part brings.
 
-Outputs and gradients equal those of the layers in `lenet.network.lenet` to the rounding of float32.
+Outputs and gradients equal those of the layers in `lenet.network.lenet` up to rounding in float32.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,8 @@ Function = Callable[[Tensor], Tensor]
 def quick(network: nn.Sequential) -> Function:
     """A function that computes what the network does, images [N, 28, 28] -> logits [N, 10], in less time.
 
-    The layers up to `flatten` are replaced, the dense ones behind it are the network's own. All parameters, buffers and
-    modes (training or evaluation) are the network's: what changes there changes here.
+    The layers before `flatten` are replaced; the dense layers after it are the network's own. All parameters, buffers
+    and modes (training or evaluation) are shared with the network.
     """
     names = [name for name, _ in network.named_children()]
     if "C1" not in names:
@@ -44,7 +44,7 @@ def quick(network: nn.Sequential) -> Function:
 
 
 def _replacement(layer: nn.Module) -> Function:
-    """What the layer computes, in this module's layout; activations are in-place."""
+    """The layer's function in this module's layout; activations are in-place."""
     match layer:
         case Normalize():
             return lambda images: normalize(images, layer.padding, layer.mean, layer.std)
@@ -69,11 +69,11 @@ def _replacement(layer: nn.Module) -> Function:
             return lambda a: 1.7159 * tanh(2 / 3 * a)
         case nn.Sigmoid():
             return torch.sigmoid_
-    raise TypeError(f"{type(layer).__name__} is none of LeNet's layers")
+    raise TypeError(f"{type(layer).__name__} is not one of LeNet's layers")
 
 
 def normalize(images: Tensor, padding: int, mean: Tensor, std: Tensor) -> Tensor:
-    """What `Normalize` does: [N, 28, 28] -> float32 [1, 28 + 2 padding, 28 + 2 padding, N]."""
+    """`Normalize`: [N, 28, 28] -> float32 [1, 28 + 2 padding, 28 + 2 padding, N]."""
     count, height, width = images.shape
     x = mean.new_zeros(height + 2 * padding, width + 2 * padding, count)
     x[padding : padding + height, padding : padding + width] = images.permute(1, 2, 0)
@@ -81,7 +81,7 @@ def normalize(images: Tensor, padding: int, mean: Tensor, std: Tensor) -> Tensor
 
 
 def convolve(x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-    """A 5x5 convolution by squares: float32 [C, H, W, N] -> [4, maps, (H - 4) / 2, (W - 4) / 2, N], H and W even.
+    """A 5x5 convolution by 2x2 squares: float32 [C, H, W, N] -> [4, maps, (H - 4) / 2, (W - 4) / 2, N], H and W even.
 
     `kernels` is [maps, C, 5, 5], `bias` [maps].
     """
@@ -89,15 +89,15 @@ def convolve(x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
-# The places in a square, as rows and columns from its corner, in the order of a convolution's first axis.
+# The places in a square, (row, column) from its corner, in the order of the first axis of a convolution's outputs.
 SQUARE = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 class _Convolve(torch.autograd.Function):
-    """One product: weights [4 maps, 36 C + 1], a row an output of a square, times windows [36 C + 1, squares of x].
+    """One matrix product: weights [4 maps, 36 C + 1] times windows [36 C + 1, squares].
 
-    A column of the windows has the 6x6 pixels around a square, whose four outputs read 5x5 of them each, and a 1, of
-    which the weight is the bias.
+    A column of the windows holds the 6x6 pixels that the four outputs of a square read, 5x5 each, and a 1, whose weight
+    is the bias. A row of the weights gives one of the four outputs, in one map.
     """
 
     @staticmethod
@@ -133,7 +133,7 @@ class _Convolve(torch.autograd.Function):
         of_bias = of_weights[..., -1].sum(dim=0) if ctx.needs_input_grad[2] else None
         if not ctx.needs_input_grad[0]:
             return None, of_kernels, of_bias
-        # 6x6 pixels are 3x3 squares of x, and a square is among the pixels around up to nine others.
+        # 6x6 pixels are 3x3 squares of x, so each square of x is in the windows of up to nine squares.
         around = (weights[:, :-1].t() @ gradient).view(channels, 3, 2, 3, 2, rows, columns, count)
         of_x = gradient.new_zeros(channels, height // 2, 2, width // 2, 2, count)
         for i in range(3):
@@ -143,13 +143,13 @@ class _Convolve(torch.autograd.Function):
 
 
 def max_pool(x: Tensor) -> Tensor:
-    """The maximum of each square, [4, ...] -> [...]; of equal ones the first has the gradient, as PyTorch has it."""
+    """The maximum of each square, [4, ...] -> [...]; among equals the first gets the gradient, as in PyTorch."""
     y: Tensor = _MaxPool.apply(x)
     return y
 
 
 class _MaxPool(torch.autograd.Function):
-    """`amax` would share the gradient among equal ones, and takes longer, because it counts with booleans."""
+    """The first of equal maxima gets the gradient; `amax` shares it among them, and is slower."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class _MaxPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        # A knock-out: of 0 and 1, of 2 and 3, of the winners.
+        # Two rounds: 0 against 1 and 2 against 3, then the two maxima.
         upper, lower = x[:2].amax(dim=0), x[2:].amax(dim=0)
         of_x = torch.empty_like(x)
         of_upper = gradient * torch.ge(upper, lower, out=upper)
@@ -172,9 +172,9 @@ class _MaxPool(torch.autograd.Function):
 
 
 def tanh(a: Tensor) -> Tensor:
-    """tanh(a) as 2 / (1 + exp(-2a)) - 1, in-place, to an error of 2e-7.
+    """tanh(a) as 2 / (1 + exp(-2a)) - 1, in-place, with an error of at most 2e-7.
 
-    PyTorch's own is the slower one on some processors and the quicker one on others (`benchmarks/steps.py`).
+    PyTorch's own is slower on some processors and quicker on others (`benchmarks/steps.py`).
     """
     y: Tensor = _Tanh.apply(a)
     return y

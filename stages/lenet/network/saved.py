@@ -21,7 +21,7 @@ def load_model(path: Path) -> nn.Sequential:
     Raises
     ------
     InputError
-        The file holds no model, its model section is not valid, or its weights are not those of such a network.
+        The file does not hold a model, its model section is invalid, or its weights do not fit that section.
     """
     match load_pt(path):
         case {"model": dict() as options, "state_dict": dict() as state}:

@@ -1,1 +1,1 @@
-"""What is said of a trained network: its measures and its pictures."""
+"""What is reported of a trained network: its metrics and its pictures."""

@@ -1,4 +1,4 @@
-"""The measures of a classifier on labelled images, overall and for each digit."""
+"""The metrics of a classifier on labelled images, overall and for each digit."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ DIGITS = range(10)
 
 
 class Prediction(NamedTuple):
-    """The actual and the predicted digit of an image, and the probability of the prediction (softmax)."""
+    """The actual and the predicted digit of an image, and the softmax probability of the prediction."""
 
     actual: int
     predicted: int
@@ -17,10 +17,10 @@ class Prediction(NamedTuple):
 
 
 class ClassReport(NamedTuple):
-    """Precision, recall and F1 of a digit, fractions of 1, and its support, the number of its images.
+    """Precision, recall and F1 of a digit, in [0, 1], and its support, the number of its images.
 
-    The recall is the fraction of the digit's images that were predicted right, which tutorials call the accuracy of the
-    class. A figure that would divide by zero is 0.
+    The recall is the fraction of the digit's images that are classified correctly, which tutorials call the accuracy of
+    the class. A quotient whose denominator is 0 is given as 0.
     """
 
     name: str
@@ -31,16 +31,16 @@ class ClassReport(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What is known of a classifier after it has seen every image.
+    """The metrics of a classifier, and its predictions.
 
     Attributes
     ----------
     overall : dict
-        `accuracy` and `error_rate`, fractions of 1, and `loss`, the mean cross-entropy in nats.
+        `accuracy` and `error_rate`, in [0, 1], and `loss`, the mean cross-entropy in nats.
     per_class : list of ClassReport
-        One a digit, 0 to 9.
+        One for each digit, 0 to 9.
     predictions : list of Prediction
-        One an image, in the images' order.
+        One for each image, in the order of the images.
     """
 
     overall: dict[str, float]
@@ -49,8 +49,8 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
-    """Compare logits, float32 [N, 10], with labels, int64 [N]. Figures are rounded to six decimals."""
-    # In double precision, so that however the sum is split over threads, six decimals do not show it.
+    """Compare logits, float32 [N, 10], with labels, int64 [N]. Metrics are rounded to six decimals."""
+    # In double precision, so that six decimals do not depend on how a sum is split among threads.
     logits = logits.double()
     probabilities, predicted = logits.softmax(dim=1).max(dim=1)
     correct = int((predicted == labels).sum())

@@ -1,4 +1,4 @@
-"""Random distortions of images, batch by batch on tensors."""
+"""Random distortions of images, a mini-batch at a time."""
 
 import math
 
@@ -8,12 +8,13 @@ from torch.nn.functional import affine_grid, grid_sample
 
 
 def random_affine(images: Tensor, strength: float, random: torch.Generator) -> Tensor:
-    """Turn, scale, shear and shift each image by amounts of its own: uint8 [N, H, W] -> float32 [N, H, W], 0 to 255.
+    """Rotate, scale, shear and shift each image by random amounts: uint8 [N, H, W] -> float32 [N, H, W] in [0, 255].
 
-    At strength 1 the amounts are uniform in -12 to 12 degrees, 0.88 to 1.12 times, -0.2 to 0.2 (a tangent) and -2.5 to
-    2.5 pixels along each axis; another strength multiplies these ranges. They say where each new pixel is read, so that
-    0.88 times is an image 1.14 times as large. Pixels are interpolated bilinearly, outside is background. LeCun et al.,
-    1998, section III, trained on such images too: shifted, scaled, squeezed and sheared.
+    At strength 1 the amounts are uniform: an angle in [-12, 12] degrees, a scale in [0.88, 1.12], the tangent of a
+    shear in [-0.2, 0.2], and a shift in [-2.5, 2.5] pixels along each axis. Another strength multiplies these ranges.
+    The transform maps each new pixel to where it is read, so a scale of 0.88 enlarges the image 1.14 times.
+    Interpolation is bilinear; pixels outside the image count as background. LeCun et al., 1998, section III, trained on
+    distorted images too: shifted, scaled, squeezed and sheared.
     """
     amounts = strength * (2 * torch.rand(5, len(images), generator=random) - 1)
     angle, scale, shear = amounts[0] * math.radians(12), 1 + 0.12 * amounts[1], 0.2 * amounts[2]

@@ -1,4 +1,4 @@
-"""What an interrupted training resumes from: its state after the last finished epoch, and the result it leads to."""
+"""Checkpoints: the state of a training run after an epoch, in a file named after the result that it leads to."""
 
 import fcntl
 import hashlib
@@ -21,13 +21,13 @@ from lenet.files import leftovers, write_bytes
 _DIGEST = hashlib.sha256().digest_size
 
 KEPT = 10
-"""How many states of other interrupted trainings are kept, the newest: a short run must not cost a long one its own."""
+"""How many checkpoints of other training runs are kept, so that a short run does not discard a long one's."""
 
 
 def identity(parameters: dict[str, Any], datasets: Iterable[Dataset | None], device: torch.device) -> str:
-    """A name for the result of a training, 16 hexadecimal digits: another one if anything that decides it is another.
+    """A name for the result of a training run, 16 hexadecimal digits; it changes with anything that decides the result.
 
-    That is the parameters, the data, the code (each source file of the project that this program has loaded), the
+    That is: the parameters, the data, the code (each source file of the project that this program has loaded), the
     packages, the processor and the device.
     """
     folder = Path(__file__).parents[2]
@@ -49,24 +49,24 @@ def _sha256(content: Any) -> str:
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Wait until no other training uses this folder, which is made if need be, and keep others from it meanwhile."""
+    """Lock the folder, which is created if needed; while another training run has the lock, wait."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lock"
-    # A file that is open for writing, because NFS grants an exclusive lock on no other. The system releases the lock
-    # when its process ends, however it ends.
+    # Open for writing, because NFS grants an exclusive lock on no other file. The system releases the lock when the
+    # process ends, however that happens.
     with path.open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{folder}: another training is at work in this project; waiting for its end", flush=True)
+            print(f"{folder}: another training run is in progress in this project; waiting for it to end", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            print(f"warning: {path}: {error.strerror}; see that no other training runs in this folder", file=sys.stderr)
+            print(f"warning: {path}: {error.strerror}; make sure that no other run uses this folder", file=sys.stderr)
         yield
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a training's state, its SHA-256 in front, whole or not at all; of others keep the newest, `KEPT`."""
+    """Write a training run's state, preceded by its SHA-256, whole or not at all; keep the `KEPT` newest of others."""
     content = to_pt(state)
     write_bytes(path, hashlib.sha256(content).digest() + content)
     others = [other for other in path.parent.glob("*.checkpoint") if other != path]
@@ -75,7 +75,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """Read what `save` wrote; None if there is none, or if it is damaged, which is reported."""
+    """Read what `save` wrote; None if there is no file, or if it is damaged, which is reported."""
     if not path.exists():
         return None
     content = path.read_bytes()
@@ -85,12 +85,12 @@ def load(path: Path) -> dict[str, Any] | None:
             raise InputError(f"{path}: is damaged")
         state: dict[str, Any] = parse_pt(path, io.BytesIO(content))
     except InputError:
-        print(f"warning: {path} is damaged and not used; the training begins anew", file=sys.stderr)
+        print(f"warning: {path} is damaged and not used; training starts from scratch", file=sys.stderr)
         return None
     return state
 
 
 def remove(path: Path) -> None:
-    """Remove the state of a training that has ended, and what programs that were killed left half-written."""
+    """Remove the checkpoint of a training run that has ended, and what killed programs left half-written."""
     for each in [path, *leftovers(path.parent, "*.checkpoint")]:
         each.unlink(missing_ok=True)

@@ -22,9 +22,9 @@ Progress = Callable[[tuple[Tensor, ...]], Iterable[Tensor]]
 class Epoch(NamedTuple):
     """A row of the training history.
 
-    Losses are means of train.loss over the images (but for `rbf` in nats), accuracies fractions of 1. The training
-    figures are means over the epoch, while the weights change; the validation figures are those of the epoch's end, NaN
-    without a validation set. The learning rate is that of the epoch's last step.
+    Losses are means of train.loss over the images (in nats, except `rbf`), accuracies are in [0, 1]. Training loss
+    and accuracy are means over the epoch, during which the weights change; the validation loss and accuracy are those
+    at its end, NaN without a validation set. The learning rate is that of the epoch's last step.
     """
 
     epoch: int
@@ -35,13 +35,13 @@ class Epoch(NamedTuple):
     learning_rate: float
 
     def figures(self) -> dict[str, float]:
-        """The losses and accuracies that there are, rounded to six decimals."""
+        """The losses and accuracies that are not NaN, rounded to six decimals."""
         named = self._asdict().items()
         return {name: round(v, 6) for name, v in named if name.endswith(("loss", "accuracy")) and not math.isnan(v)}
 
 
 def generator(seed: int, epoch: int) -> torch.Generator:
-    """The source of an epoch's random numbers, a function of the two alone; epoch 0 is the weights' initialisation."""
+    """The generator of an epoch's random numbers, a function of its two arguments; epoch 0 initialises the weights."""
     state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
@@ -55,27 +55,27 @@ def train(
     state: State | None = None,
     progress: Progress = iter,
 ) -> Iterator[tuple[Epoch, State]]:
-    """Train the network in-place; as each epoch ends, yield a row of history and the state of the training.
+    """Train the network in-place; at the end of each epoch, yield a row of history and the state of the training.
 
     An epoch is a function of the parameters, its number and the state before it: its order, dropout and augmentation
-    are drawn from `generator(train.seed, epoch)`. So a training that is resumed ends with the same weights.
+    are drawn from `generator(train.seed, epoch)`. So a run that is resumed ends with the same weights.
 
-    The data live on the device as uint8 and a mini-batch is one gather: LeNet's arithmetic is so small that a Python
-    call for each image would cost several times more than the training. How the network is computed is for
-    `lenet.network.backend` to choose.
+    The data live on the device as uint8, and a mini-batch is one gather: LeNet's arithmetic is so small that a Python
+    call for each image would take several times as long as the training. `lenet.network.backend` chooses how the
+    network is computed.
 
     Parameters
     ----------
     state : dict, optional
-        What an interrupted training yielded last: resume after that epoch. States are not copied: save one that is
-        yielded here before asking for the next.
+        The last state that an interrupted run yielded: resume after its epoch. States are not copied; save each
+        one before asking for the next.
     progress : callable
-        Wraps an epoch's batches of indices, as tqdm does, to show how far it is.
+        Wraps an epoch's mini-batches of indices, int64 [at most batch_size], as tqdm does, to show progress.
 
     Raises
     ------
     InputError
-        The loss or a weight became NaN or infinite, or a mini-batch of one image would have to be normalised.
+        The loss or a weight became NaN or infinite, or batch norm would get a mini-batch of one image.
     """
     network.to(device)
     images, labels = training.images.to(device), training.labels.to(device)
@@ -84,8 +84,8 @@ def train(
     last = len(labels) % options.batch_size or options.batch_size
     if last == 1 and any(isinstance(module, nn.BatchNorm1d) for module in network):
         raise InputError(
-            f"train.batch_size is {options.batch_size}, which leaves one of {len(labels)} images for the last batch; "
-            "model.batch_norm needs two at least: use another size"
+            f"train.batch_size is {options.batch_size}, which leaves one of {len(labels)} images for the last "
+            "mini-batch; model.batch_norm needs at least two: use another size"
         )
     batches = math.ceil(len(labels) / options.batch_size)
     done = 0
@@ -98,7 +98,7 @@ def train(
 
     @prepare
     def step(inputs: Tensor, targets: Tensor, rate: Tensor) -> tuple[Tensor, ...]:
-        """Move the parameters along the gradients of a mini-batch; its mean loss and how many of it were right."""
+        """Update the parameters with the gradients of a mini-batch; its mean loss and number of correct predictions."""
         logits = forward(inputs)
         loss = criterion(logits, targets)
         right = (logits.argmax(dim=1) == targets).sum()
@@ -109,7 +109,7 @@ def train(
         network.train()
         random = generator(options.seed, epoch)
         order = torch.randperm(len(labels), generator=random).to(device)
-        # Dropout knows no other source than PyTorch's global one.
+        # Dropout draws from PyTorch's global generator alone.
         torch.manual_seed(int(torch.randint(2**63 - 1, (), generator=random)))
         total_loss = 0.0
         correct = torch.zeros((), device=device, dtype=torch.int64)
@@ -119,7 +119,7 @@ def train(
                 inputs = random_affine(inputs, options.augment, random)
             rate = learning_rate(options, (epoch - 1) * batches + number - 1, options.epochs * batches)
             loss, right = step(inputs, targets, torch.tensor(rate))
-            where = f"epoch {epoch}, batch {number} of {batches}"
+            where = f"epoch {epoch}, mini-batch {number} of {batches}"
             if not math.isfinite(value := loss.item()):
                 raise diverged(where, value, rate, options)
             total_loss += value * len(batch)
@@ -130,7 +130,7 @@ def train(
             if validation
             else (math.nan, math.nan)
         )
-        # What the last step did to the weights no loss of a batch has seen.
+        # No loss has seen yet what the last step did to the weights.
         weights_are_finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
         if not weights_are_finite or (validation and not math.isfinite(validation_loss)):
             raise diverged(where, validation_loss if validation else value, rate, options)
@@ -140,17 +140,17 @@ def train(
 
 
 def diverged(where: str, loss: float, rate: float, options: Train) -> InputError:
-    """The error for a training whose numbers broke."""
+    """The error for a training run whose loss or weights became NaN or infinite."""
     return InputError(
         f"training diverged in {where}: loss {loss:.3g}, learning rate {rate:.3g}; no model is written; "
-        f"try a smaller rate, train.learning_rate={options.learning_rate / 10:.2g} say"
+        f"try a smaller train.learning_rate, for example {options.learning_rate / 10:.2g}"
     )
 
 
 def loss_and_accuracy(
     network: nn.Sequential, dataset: Dataset, criterion: Loss, device: torch.device, batch_size: int
 ) -> tuple[float, float]:
-    """The mean loss and the fraction of images that are classified right."""
+    """The mean loss and the fraction of images that are classified correctly."""
     logits, labels = predict(network, dataset.images.to(device), batch_size).cpu(), dataset.labels
     accuracy = (logits.argmax(dim=1) == labels).float().mean().item()
     return criterion(logits, labels).item(), accuracy

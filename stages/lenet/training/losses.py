@@ -1,4 +1,4 @@
-"""What a training makes small: a function of the logits, float32 [N, 10], and the labels, int64 [N], for each loss."""
+"""The losses that training minimises, each a function of logits, float32 [N, 10], and labels, int64 [N]."""
 
 from collections.abc import Callable
 
@@ -8,20 +8,20 @@ from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-# The paper has a positive constant j and does not give it.
+# The paper calls j a positive constant and does not give it.
 RBF_J = 10.0
 
 
 def nll(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean negative log-likelihood after a log-softmax, in nats: cross-entropy in the tutorials' two steps."""
+    """The mean negative log-likelihood after a log-softmax, in nats: cross-entropy in two steps, as in tutorials."""
     return nll_loss(log_softmax(logits, dim=1), labels)
 
 
 def rbf(logits: Tensor, labels: Tensor) -> Tensor:
     """The paper's loss, equation 9, of the RBF layer's logits, which are minus its y_i: float32 [N, 10] -> [].
 
-    The mean of y_right + log(exp(-j) + sum_i exp(-y_i)): cross-entropy with an eleventh class, rubbish, whose logit is
-    always -j. It keeps the distance to the right code from growing where only its lead over the others would matter.
+    The mean of y_label + log(exp(-j) + sum_i exp(-y_i)): cross-entropy with an eleventh class, rubbish, whose logit is
+    always -j. Without it only the label's lead over the other digits would count, and its own distance could grow.
     """
     rubbish = logits.new_full((len(logits), 1), -RBF_J)
     return cross_entropy(torch.cat([logits, rubbish], dim=1), labels)

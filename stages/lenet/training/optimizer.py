@@ -1,4 +1,4 @@
-"""The optimiser's steps and the learning rate's schedule."""
+"""The optimiser's step and the schedule of the learning rate."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ State = dict[str, Any]
 
 
 def weight_decay(options: Train) -> float:
-    """train.weight_decay, for `auto` the optimiser's own: AdamW's 0.1 would be a ruinous L2 penalty elsewhere."""
+    """train.weight_decay; for `auto` 0.1 with AdamW, else 0, because as an L2 penalty 0.1 prevents learning."""
     if options.weight_decay == "auto":
         return 0.1 if options.optimizer == "adamw" else 0.0
     return options.weight_decay
@@ -25,21 +25,21 @@ def weight_decay(options: Train) -> float:
 class Optimizer:
     """The optimiser of `train.optimizer`: SGD with momentum, Adam (L2 penalty) or AdamW (decoupled weight decay).
 
-    It calls the functions that the classes of `torch.optim` call. The classes import PyTorch's compiler when the first
-    of them is made, which takes a second and more.
+    It calls the functions behind the classes of `torch.optim`, because constructing such a class imports PyTorch's
+    compiler, which takes more than a second.
     """
 
     def __init__(self, network: nn.Module, options: Train) -> None:
         self.parameters: list[Tensor] = list(network.parameters())
         self.options = options
-        # SGD's momentum or Adam's mean of the gradients; Adam's mean of their squares; the steps done.
+        # SGD's momentum or Adam's mean of the gradients; Adam's mean of their squares; Adam's count of steps.
         self.first = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.second = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.steps = [parameter.new_zeros(()) for parameter in self.parameters]
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], learning_rate: Tensor) -> None:
-        """Move the parameters, once, along these gradients, one for each in their order; the rate is float32 []."""
+        """Update the parameters, given a gradient for each in the same order; the rate is float32 []."""
         kept: dict[str, Any] = {
             "weight_decay": weight_decay(self.options),
             "lr": learning_rate,
@@ -55,23 +55,24 @@ class Optimizer:
             move(self.parameters, [*gradients], self.first, self.second, [], self.steps, **betas, **kept)
 
     def state_dict(self) -> State:
-        """What its next steps depend on besides parameters and options: those tensors themselves, not copies."""
+        """What the next steps depend on besides parameters and options: the tensors themselves, not copies."""
         return {"first": self.first, "second": self.second, "steps": self.steps}
 
     def load_state_dict(self, state: State) -> None:
-        """Take over a copy of what `state_dict` gave."""
+        """Copy the state that `state_dict` returned."""
         for name, mine in self.state_dict().items():
             for tensor, value in zip(mine, state[name], strict=True):
                 tensor.copy_(value)
 
 
 def learning_rate(options: Train, step: int, steps: int) -> float:
-    """The learning rate of step 0, 1, ... of the `steps` batches of the whole training.
+    """The learning rate of step 0, 1, ... of the `steps` steps of the whole training.
 
     `one_cycle`: from a 25th of train.learning_rate up to it over the first 30%, then down to almost 0 (Smith, Topin,
-    "Super-convergence", 2017, with the cosine shape and the constants of PyTorch's `OneCycleLR`). `step`: a tenth after
-    half of the steps and a hundredth after three quarters (He et al., "Deep residual learning", 2016, section 4.2).
-    `constant`, and a cycle of a single step: train.learning_rate.
+    "Super-convergence", 2017, with the cosine shape and the constants of PyTorch's `OneCycleLR`). `step`: a tenth of
+    it after half of the steps, a hundredth after three quarters (He et al., "Deep residual learning", 2016, section
+    4.2).
+    `constant`, or a single step: train.learning_rate.
     """
     peak = options.learning_rate
     match options.schedule:
@@ -88,5 +89,5 @@ def learning_rate(options: Train, step: int, steps: int) -> float:
 
 
 def _cosine(start: float, end: float, part: float) -> float:
-    """From start to end along half a cosine, `part` of the way, 0 to 1."""
+    """The value at `part`, in [0, 1], of the way from start to end along half a cosine."""
     return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
