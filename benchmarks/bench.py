@@ -1,16 +1,17 @@
-"""How fast the pipeline is, beside what people run today, on this machine: `make bench`, `make bench QUICK=1`.
+"""How fast the pipeline is, compared with conventional code on the same machine: `make bench`, `make bench QUICK=1`.
 
-Every figure is of one run of this program, and every comparison is made in turn, one beside the other, because machines
-are uneven: read the ratios. It clones what is committed into a temporary folder, takes MNIST from MNIST_MIRROR or
-data/downloads, and writes benchmarks/results.csv and benchmarks/results.png. With QUICK it takes fewer images and runs,
-leaves PyTorch's example out, and writes nothing.
+All figures come from one run of this program. Machines are uneven, so what is compared is run in turn: read the ratios.
+It clones what is committed into a temporary folder, takes MNIST from MNIST_MIRROR or data/downloads, and writes
+benchmarks/results.csv and benchmarks/results.png. With QUICK it uses fewer images and runs, leaves out PyTorch's
+example, and writes nothing.
 """
 
-import lenet.processor  # noqa: F401  Its settings have to be there before PyTorch is imported.
+import lenet.processor  # noqa: F401  Sets variables that PyTorch's libraries read when they are loaded.
 
 # isort: split
 import argparse
 import gzip
+import math
 import os
 import platform
 import re
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +32,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+from rounds import spread
 from ruamel.yaml import YAML
 
 from lenet.data.mnist import RESOURCES
@@ -49,11 +54,13 @@ from lenet.training import loop
 HERE = Path(__file__).parent
 STAGES = ("download", "preprocess", "train", "evaluate", "plot")
 TARGET = 0.99
-"""Test accuracy, to which both networks are trained."""
+"""The test accuracy that both networks are trained to."""
+LOOP, SCRIPT, EXAMPLE = "conventional loop", "conventional script", "PyTorch's example"
+"""What the pipeline is compared with. The loop and the script train the same network, the example another."""
 
 
 class Row(NamedTuple):
-    """A line of results.csv: median, least and greatest of `runs`; `ratio` is theirs to ours, pair by pair."""
+    """A row of results.csv: median, least and greatest of `runs`; `ratio` is theirs to ours, taken pair by pair."""
 
     what: str
     unit: str
@@ -79,16 +86,12 @@ class Row(NamedTuple):
         return text
 
 
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    return statistics.median(values), min(values), max(values)
-
-
 def alone(what: str, unit: str, values: Sequence[float]) -> Row:
     return Row(what, unit, *spread(values), runs=len(values))
 
 
 def paired(what: str, against: str, ours: Sequence[float], theirs: Sequence[float], unit: str = "s") -> Row:
-    """Compare lists of the same length pair by pair; of a shorter list the median stands for what is missing."""
+    """Compare two lists pair by pair; if one is shorter, its median stands in for what it lacks."""
     longer = max(len(ours), len(theirs))
     one = [*ours, *(longer - len(ours)) * [statistics.median(ours)]]
     two = [*theirs, *(longer - len(theirs)) * [statistics.median(theirs)]]
@@ -99,13 +102,13 @@ def paired(what: str, against: str, ours: Sequence[float], theirs: Sequence[floa
 class Finished(NamedTuple):
     seconds: float
     memory: float
-    """The most that its process had resident at once, in MB."""
+    """Peak resident memory of its process in MB."""
     output: str
 
 
 def run(*command: str | Path, cwd: Path) -> Finished:
-    """Run a program to its end; its failure is this program's."""
-    # Modules are compiled once, as for users, not in each start.
+    """Run a program to its end; if it fails, so does this one."""
+    # Modules are to be compiled once, as they are for users, not at each start.
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.NamedTemporaryFile("r") as report:
         measured = [sys.executable, "-I", HERE / "measured.py", report.name, *command]
@@ -118,13 +121,17 @@ def run(*command: str | Path, cwd: Path) -> Finished:
     return Finished(seconds, memory, done.stdout)
 
 
+def timed(command: Sequence[str], cwd: Path) -> float:
+    return run(*command, cwd=cwd).seconds
+
+
 def in_turn(times: int, ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[list[float], list[float]]:
     pairs = [(ours(), theirs()) for _ in range(times)]
     return [one for one, _ in pairs], [two for _, two in pairs]
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Says nothing, not even when a client asks for a file and then does not want it, as torchvision does."""
+    """Logs nothing, and lets a client hang up in the middle of a file, as torchvision does."""
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -135,7 +142,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 class Bench:
-    """The work folder: a clone of what is committed, a mirror of MNIST on this machine, what the parts need of both."""
+    """The work folder: a clone of what is committed, a mirror of MNIST, and what the parts need of both."""
 
     def __init__(self, folder: Path, quick: bool) -> None:
         self.folder, self.quick = folder, quick
@@ -147,7 +154,7 @@ class Bench:
             if not (source / resource.name).exists():
                 sys.exit(f"error: {source / resource.name}: no such file; `dvc repro` downloads it")
             shutil.copy(source / resource.name, self.mirror)
-        # Over HTTP from this machine itself: torchvision downloads in no other way.
+        # Over HTTP, because torchvision can download in no other way.
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(self.mirror)))
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
@@ -156,7 +163,7 @@ class Bench:
         self.tanh = overlaid(workspace(), ("lenet5-tanh", load_preset("lenet5-tanh").changes))
 
     def new_clone(self, name: str, changes: Values) -> Path:
-        """A fresh clone with these parameters, nothing in its cache."""
+        """A fresh clone with these parameters and an empty cache."""
         path = self.folder / name
         shutil.rmtree(path, ignore_errors=True)
         run("git", "clone", "--quiet", Path.cwd(), path, cwd=self.folder)
@@ -182,14 +189,14 @@ class Bench:
         return folder
 
     def first(self, project: Path, count: int) -> None:
-        """Leave no more than so many images in a project's training file."""
+        """Keep only the first `count` images in a project's training file."""
         path = project / "data/processed/training.pt"
         training_set = load_dataset(path)
         save_dataset(path, Dataset(*(tensor[:count].clone() for tensor in training_set)))
 
 
 def trained_seconds(output: str) -> float:
-    """What the last epoch's line of the stage says: seconds since the training began."""
+    """Seconds since the training began, from the line that the stage prints for the last epoch."""
     return float(re.findall(r"\(([\d.]+) s\)", output)[-1])
 
 
@@ -199,17 +206,15 @@ def epoch(bench: Bench) -> list[Row]:
         bench.stage(project, name)
     bench.first(project, bench.images)
     data = bench.raw_for_torchvision("epoch-torchvision")
-    script = [sys.executable, HERE / "conventional.py", data, "--epochs", "1", "--images", str(bench.images)]
+    script = (sys.executable, HERE / "conventional.py", data, "--epochs", "1", "--images", str(bench.images))
+
+    def ours() -> float:
+        return trained_seconds(bench.stage(project, "train").output)
 
     def theirs() -> float:
         return float(re.findall(r"([\d.]+) s$", run(*script, cwd=bench.folder).output, re.MULTILINE)[0])
 
-    ours = lambda: trained_seconds(bench.stage(project, "train").output)  # noqa: E731
-    return [
-        paired(
-            "one epoch of lenet5-tanh, the first", "conventional loop", *in_turn(1 if bench.quick else 3, ours, theirs)
-        )
-    ]
+    return [paired("the first epoch of lenet5-tanh", LOOP, *in_turn(1 if bench.quick else 3, ours, theirs))]
 
 
 def whole_job(bench: Bench) -> list[Row]:
@@ -223,15 +228,15 @@ def whole_job(bench: Bench) -> list[Row]:
         folder = bench.folder / "job-torchvision"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        script = [sys.executable, HERE / "conventional.py", folder, "--epochs", str(epochs)]
+        script = (sys.executable, HERE / "conventional.py", folder, "--epochs", str(epochs))
         return run(*script, "--mirror", bench.url, cwd=bench.folder).seconds
 
-    what = f"the whole job with lenet5-tanh, {epochs} epochs, dvc repro"
-    return [paired(what, "conventional script", *in_turn(1 if bench.quick else 2, ours, theirs))]
+    what = f"the whole job with lenet5-tanh, {epochs} epoch{'s' * (epochs > 1)}, dvc repro"
+    return [paired(what, SCRIPT, *in_turn(1 if bench.quick else 2, ours, theirs))]
 
 
 def to_target(bench: Bench) -> list[Row]:
-    """Seconds of training, evaluation excepted, until an epoch ends with the target on the test set."""
+    """Seconds of training, evaluation excepted, until an epoch ends with the target accuracy on the test set."""
     values = Params.model_validate(workspace())
     data = bench.clone / "data/processed"
     training_set, validation, test = (load_dataset(data / f"{name}.pt") for name in ("training", "validation", "test"))
@@ -248,26 +253,28 @@ def to_target(bench: Bench) -> list[Row]:
                 print(f"  seed {seed}: {accuracy:.2%} after {row.epoch} epochs, {spent:.1f} s", flush=True)
                 return spent
             started = time.perf_counter()
-        print(f"  seed {seed}: no epoch ended with {TARGET:.1%}, the last with {accuracy:.2%}", flush=True)
+        print(f"  seed {seed}: no epoch ended with {TARGET:.1%}; the last reached {accuracy:.2%}", flush=True)
         return float("inf")
 
     ours = [seconds(seed) for seed in range(1 if bench.quick else 5)]
-    what = "training to 99.0% test accuracy, params.yaml"
+    what = f"training to {TARGET:.1%} test accuracy, default parameters"
     if bench.quick:
         return [alone(what, "s", ours)]
     data = bench.raw_for_torchvision("example")
     lines = run(sys.executable, HERE / "pytorch_example.py", data, cwd=bench.folder).output.splitlines()
-    print(*(f"  PyTorch's example, epoch, s, accuracy: {line}" for line in lines), sep="\n", flush=True)
+    print(*(f"  {EXAMPLE}, epoch, s, accuracy: {line}" for line in lines), sep="\n", flush=True)
     number, spent, accuracy = lines[-1].split()
-    against = f"PyTorch's example ({number} epochs, {float(accuracy):.2%})"
+    against = f"{EXAMPLE} ({number} epochs, {float(accuracy):.2%})"
     return [paired(what, against, ours, [float(spent)])]
 
 
 def overheads(bench: Bench) -> list[Row]:
-    """What `dvc repro` costs besides training, and each stage's own time and memory."""
-    torch_alone = run(sys.executable, "-c", "import torch", cwd=bench.folder).memory
-    rest, stages = [], {name: ([], []) for name in STAGES}  # type: ignore[var-annotated]
+    """What `dvc repro` costs besides training, and the time and memory of each stage."""
     times = 1 if bench.quick else 3
+    torch_alone = [run(sys.executable, "-c", "import torch", cwd=bench.folder).memory for _ in range(times)]
+    rest: list[float] = []
+    seconds: dict[str, list[float]] = {name: [] for name in STAGES}
+    memory: dict[str, list[float]] = {name: [] for name in STAGES}
     for number in range(times):
         project = bench.new_clone(f"repro{number}", {"train": {"epochs": 1}})
         done = run("dvc", "repro", cwd=project)
@@ -277,25 +284,25 @@ def overheads(bench: Bench) -> list[Row]:
                 shutil.rmtree(project / "data")
             done = bench.stage(project, name)
             spent = trained_seconds(done.output) if name == "train" else 0.0
-            stages[name][0].append(done.seconds - spent)
-            stages[name][1].append(done.memory)
+            seconds[name].append(done.seconds - spent)
+            memory[name].append(done.memory)
     rows = [alone("dvc repro of all five stages, training excepted", "s", rest)]
     rows += [
-        alone(f"{name} alone{', training excepted' if name == 'train' else ''}", "s", stages[name][0])
+        alone(f"python stages/{name}.py{', training excepted' if name == 'train' else ''}", "s", seconds[name])
         for name in STAGES
     ]
     processed = sum(path.stat().st_size for path in (project / "data/processed").iterdir()) / 1e6
-    bound = torch_alone + 3 * processed
-    for name in STAGES:
-        against = f"import torch ({torch_alone:.0f} MB) + 3 times the data ({processed:.0f} MB)"
-        rows.append(paired(f"peak memory of {name}", against, stages[name][1], [bound], "MB"))
+    rows += [alone("peak memory of import torch", "MB", torch_alone), alone("data/processed", "MB", [processed])]
+    bound = statistics.median(torch_alone) + 3 * processed
+    against = "import torch + 3 times data/processed"
+    rows += [paired(f"peak memory of {name}", against, memory[name], [bound], "MB") for name in STAGES]
     helps = {name: [bench.stage(project, name, "--help").seconds for _ in range(times)] for name in STAGES}
     rows += [alone(f"python stages/{name}.py --help", "s", values) for name, values in helps.items()]
     return rows
 
 
 def idle(bench: Bench) -> list[Row]:
-    """`dvc repro` with nothing to do and `dvc metrics diff`, beside DVC on five empty stages."""
+    """`dvc repro` with nothing to do and `dvc metrics diff`, here and in a project of five empty stages."""
     run("dvc", "repro", cwd=bench.clone)
     empty = bench.folder / "empty"
     empty.mkdir()
@@ -324,13 +331,12 @@ def idle(bench: Bench) -> list[Row]:
         ("dvc metrics diff", ["dvc", "metrics", "diff"]),
     ):
         run(*command, cwd=empty)
-        pairs = in_turn(
-            3 if bench.quick else 9,
-            lambda c=command: run(*c, cwd=bench.clone).seconds,
-            lambda c=command: run(*c, cwd=empty).seconds,
-        )  # type: ignore[misc]
-        rows.append(paired(what, "the same on five empty stages", *pairs))
-        rows.append(alone(f"{what}, beyond that", "s", [one - two for one, two in zip(*pairs, strict=True)]))
+        ours, theirs = in_turn(
+            3 if bench.quick else 9, partial(timed, command, bench.clone), partial(timed, command, empty)
+        )
+        rows.append(paired(what, "five empty stages", ours, theirs))
+        more = [one - two for one, two in zip(ours, theirs, strict=True)]
+        rows.append(alone(f"{what}, more than on five empty stages", "s", more))
     return rows
 
 
@@ -341,11 +347,11 @@ def evaluation(bench: Bench) -> list[Row]:
         started = time.perf_counter()
         evaluate(predict(network, test.images, 250), test.labels)
         taken.append(time.perf_counter() - started)
-    return [alone("evaluation of 10,000 images", "s", taken)]
+    return [alone("evaluation of 10,000 images, start-up excepted", "s", taken)]
 
 
 def growth(bench: Bench) -> list[Row]:
-    """Seconds of an epoch of the default network by images, threads and batch."""
+    """Seconds per epoch of the default network, by number of images, threads and batch size."""
     values = Params.model_validate(workspace())
     whole = load_dataset(bench.clone / "data/processed/training.pt")
     base = 2_500 if bench.quick else 15_000
@@ -364,10 +370,11 @@ def growth(bench: Bench) -> list[Row]:
 
     seconds(base)
     times = 1 if bench.quick else 3
+    work = f"an epoch of {2 * base:,} images"
     cases: dict[str, tuple[int, dict[str, int]]] = {
-        **{f"an epoch, {multiple} x {base:,} images": (multiple * base, {}) for multiple in (1, 2, 4, 8)},
-        **{f"an epoch, {threads} threads": (2 * base, {"threads": threads}) for threads in (1, 2)},
-        **{f"an epoch, batch {size}": (2 * base, {"batch_size": size}) for size in (32, 64, 128, 256, 512, 1024)},
+        **{f"an epoch of {multiple} x {base:,} images": (multiple * base, {}) for multiple in (1, 2, 4, 8)},
+        **{f"{work}, {count} thread{'s' * (count > 1)}": (2 * base, {"threads": count}) for count in (1, 2)},
+        **{f"{work}, batch size {size}": (2 * base, {"batch_size": size}) for size in (32, 64, 128, 256, 512, 1024)},
     }
     taken: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(times):
@@ -376,40 +383,66 @@ def growth(bench: Bench) -> list[Row]:
     return [alone(name, "s", values) for name, values in taken.items()]
 
 
-def picture(rows: list[Row], title: str) -> Figure:
-    """The comparisons as bars, and how the time of an epoch grows."""
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
-    figure.suptitle(title, size=10)
-    bars, data, threads, batch = figure.subplots(2, 2).ravel()
-    compared = [row for row in rows if row.unit == "s" and row.against and row.ratio > 1.5]
-    for place, row in enumerate(compared):
-        bars.barh(place, row.ratio, color=BLUE)
-        bars.text(row.ratio, place, f" {row.ratio:.1f}", va="center")
-    bars.set_yticks(range(len(compared)), [row.what.split(",")[0].replace(" with", "\nwith") for row in compared])
-    bars.invert_yaxis()
-    bars.margins(x=0.15)
-    bars.set_xlabel("times as fast as the conventional way")
+def picture(rows: list[Row], machine: str) -> Figure:
+    """How many times as fast as conventional code the pipeline is, and what the time of an epoch depends on."""
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    figure.suptitle(textwrap.fill(machine, 120), size=9)
+    [above], [below] = figure.subfigures(2, 1, squeeze=False, height_ratios=[5, 6])
+    draw_comparisons(above.subplots(), rows)
+    images, threads, batch = below.subplots(1, 3, width_ratios=[5, 4, 6])
 
-    def grown(axes: Any, pattern: str, label: str) -> list[tuple[float, Row]]:
-        points = [(float(found[1].replace(",", "")), row) for row in rows if (found := re.fullmatch(pattern, row.what))]
-        x, y = [at for at, _ in points], [row.ours for _, row in points]
-        error = [[row.ours - row.ours_least for _, row in points], [row.ours_most - row.ours for _, row in points]]
-        axes.errorbar(x, y, yerr=error, marker="o", color=BLUE, capsize=3)
-        axes.set_xlabel(label)
-        axes.set_ylabel("Seconds of an epoch")
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-        return points
-
-    points = grown(data, r"an epoch, (\d) x .*", "Images, in multiples of the first")
-    data.plot([0, 8], [0, points[-1][1].ours], "--", color=ORANGE, label="linear, through the last")
-    data.legend()
-    grown(threads, r"an epoch, (\d) threads", "Threads")
-    threads.set_xticks([1, 2])
-    grown(batch, r"an epoch, batch (\d+)", "Batch size (logarithmic)")
+    points = draw_epochs(images, rows, r"(an epoch).* (\d+) x ([\d,]+) images", "Number of images (thousands)", "-")
+    images.plot(*zip((0, 0), points[-1], strict=True), "--", color=ORANGE, label="proportional")
+    images.xaxis.set_major_formatter(lambda number, _: f"{number / 1000:g}")
+    images.legend(loc="upper left")
+    # Without a line, which would promise something between the points.
+    points = draw_epochs(threads, rows, r"(an epoch.*), (\d+) threads?", "Number of threads", "none")
+    threads.set_xticks([count for count, _ in points])
+    threads.margins(x=0.5)
+    points = draw_epochs(batch, rows, r"(an epoch.*), batch\D* (\d+)", "Batch size (logarithmic)", "-")
     batch.set_xscale("log", base=2)
-    batch.set_xticks([32, 64, 128, 256, 512, 1024], ["32", "64", "128", "256", "512", "1024"])
+    batch.set_xticks([size for size, _ in points], [f"{size:g}" for size, _ in points])
     return figure
+
+
+def draw_comparisons(axes: Axes, rows: list[Row]) -> None:
+    """Each ratio with its range, those to the same network first."""
+    same = [row for row in rows if row.against.startswith((LOOP, SCRIPT))]
+    other = [row for row in rows if row.against.startswith(EXAMPLE)]
+    labels = []
+    for place, row in enumerate(same + other):
+        color, marker, network = (BLUE, "o", "the same network") if row in same else (ORANGE, "D", "another network")
+        ends = [[row.ratio - row.ratio_least], [row.ratio_most - row.ratio]]
+        axes.errorbar(row.ratio, place, xerr=ends, fmt=marker, color=color, capsize=4)
+        text = f"{row.ratio:.1f} ({row.ratio_least:.1f} to {row.ratio_most:.1f})"
+        axes.annotate(text, (row.ratio, place), xytext=(0, 9), textcoords="offset points", ha="center", size=9)
+        labels.append(f"{row.what[0].upper()}{row.what[1:]}\nagainst {network}: {row.against}")
+    axes.set_yticks(range(len(labels)), labels, size=9)
+    axes.set_ylim(len(labels) - 0.6, -0.8)
+    axes.set_xscale("log")
+    least, most = min(row.ratio_least for row in same + other), max(row.ratio_most for row in same + other)
+    axes.set_xlim(min(1, 0.8 * least), 2 * most)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.set_xlabel("Their time / the pipeline's (logarithmic)")
+    axes.set_title("How many times as fast the pipeline is\nmedian (least to greatest) of the runs", size=10)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def draw_epochs(axes: Axes, rows: list[Row], pattern: str, label: str, line: str) -> list[tuple[float, float]]:
+    """Draw the seconds of the rows that match the pattern by the product of their numbers, and return these points."""
+    found = [(match, row) for row in rows if (match := re.fullmatch(pattern, row.what))]
+    at = [math.prod(float(number.replace(",", "")) for number in match.groups()[1:]) for match, _ in found]
+    seconds = [row.ours for _, row in found]
+    ends = [[row.ours - row.ours_least for _, row in found], [row.ours_most - row.ours for _, row in found]]
+    axes.errorbar(at, seconds, yerr=ends, marker="o", linestyle=line, color=BLUE, capsize=3)
+    axes.set_ylim(0, 1.15 * max(row.ours_most for _, row in found))
+    axes.set_xlabel(label)
+    axes.set_ylabel("Seconds per epoch")
+    axes.set_title(f"Time of {found[0][0][1]}\nby {label.split(' (')[0].lower()}", size=10)
+    axes.grid(alpha=0.3)
+    return list(zip(at, seconds, strict=True))
 
 
 def main() -> None:
@@ -423,15 +456,15 @@ def main() -> None:
     facts = environment(torch.device("cpu"))
     versions = {"python": platform.python_version(), "torch": facts["torch"]}
     versions |= {package: version(package) for package in ("torchvision", "dvc")}
-    title = (
-        f"{facts['processor']}, {facts['instructions']}, {os.cpu_count()} cores, {threads} threads; {facts['system']}\n"
+    machine = (
+        f"{facts['processor']}, {facts['instructions']}, {os.cpu_count()} cores, {threads} threads; {facts['system']}; "
         + ", ".join(f"{name} {number}" for name, number in versions.items())
     )
-    print(title, flush=True)
+    print(machine, flush=True)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), quick)
-        # The clone's own run: what the parts below read, and what warms the system's cache of files.
+        # For what the parts below read, and so that the files are in the system's cache.
         run("dvc", "repro", "--force", cwd=bench.clone)
         for part in (idle, evaluation, overheads, epoch, to_target, growth, whole_job):
             for row in part(bench):
@@ -439,10 +472,8 @@ def main() -> None:
                 rows.append(row)
     print(f"{(time.perf_counter() - started) / 60:.1f} minutes")
     if not quick:
-        drawn = to_png(picture(rows, title))
-        machine = " ".join(title.split())
         write_csv(HERE / "results.csv", [*Row._fields, "machine"], [[*row, machine] for row in rows])
-        write_bytes(HERE / "results.png", drawn)
+        write_bytes(HERE / "results.png", to_png(picture(rows, machine)))
 
 
 if __name__ == "__main__":

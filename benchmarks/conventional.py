@@ -1,8 +1,8 @@
-"""LeNet-5 on MNIST as tutorials write it: one script that does the whole job that the pipeline does with `lenet5-tanh`.
+"""LeNet-5 on MNIST as tutorials write it: one script that does the same job as the pipeline with `lenet5-tanh`.
 
-torchvision downloads MNIST and opens each image as a PIL image, in each epoch, in two worker processes that pad it to
-32x32, make it a tensor and normalise it; PyTorch's own layers and optimiser train on batches of 64, the test set is
-measured overall and for each digit, and two pictures are drawn. Prints the seconds of each epoch.
+torchvision downloads MNIST. In each epoch two worker processes open each image with PIL, pad it to 32x32, and turn it
+into a normalised tensor. PyTorch's layers and optimiser train on mini-batches of 64. The test accuracy is computed
+overall and for each digit, and two pictures are drawn. Prints the seconds of each epoch.
 """
 
 import argparse
@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder for torchvision's MNIST")
-    parser.add_argument("--mirror", help="URL to download it from, if it is not there")
+    parser.add_argument("--mirror", help="URL to download it from if it is missing")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--images", type=int, default=60000, help="train on the first so many")
+    parser.add_argument("--images", type=int, default=60000, help="train on only the first of them")
     options = parser.parse_args()
 
     torch.manual_seed(0)

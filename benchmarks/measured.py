@@ -1,7 +1,7 @@
-"""Run a program and note what it took: `python -I measured.py REPORT COMMAND ...`; exits as the program does.
+"""Run a program and report its time and memory: `python -I measured.py REPORT COMMAND ...`; exits with its status.
 
-The report is its seconds and the most memory that one of its processes had resident, in MB. Until the program takes its
-place, a new process has the memory of the one that started it, and that counts: this one is small.
+The report holds its seconds and the peak resident memory of its largest process in MB. A new process starts with the
+memory of the one that forked it, which counts towards that peak; so a small program does the measuring.
 """
 
 import os

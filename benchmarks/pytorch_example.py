@@ -1,22 +1,23 @@
-"""The official PyTorch MNIST example, its network and its settings, until it is at 99.0% on the test set.
+"""The official PyTorch MNIST example, with its network and settings, until it reaches 99.0% on the test set.
 
-After https://github.com/pytorch/examples/tree/main/mnist (BSD-3-Clause): two 3x3 convolutions of 32 and 64 maps, dense
-layers of 128 and 10, dropout, log-softmax, Adadelta with rate 1 that falls by 0.7 each epoch, batches of 64. On a
-processor it loads without workers. Prints a line an epoch: its number, seconds of training so far, test accuracy.
+After https://github.com/pytorch/examples/tree/main/mnist (BSD-3-Clause): two 3x3 convolutions with 32 and 64 channels,
+dense layers of 128 and 10, dropout, log-softmax, mini-batches of 64, and Adadelta with a learning rate of 1 that is
+multiplied by 0.7 after each epoch. On a CPU the example loads its data without worker processes. Prints a line per
+epoch: its number, the seconds of training so far, the test accuracy.
 """
 
 import argparse
 import time
 
 import torch
-from torch import nn, optim
+from torch import Tensor, nn, optim
 from torch.nn import functional as f
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 
 class Net(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 32, 3, 1)
         self.conv2 = nn.Conv2d(32, 64, 3, 1)
@@ -25,16 +26,16 @@ class Net(nn.Module):
         self.fc1 = nn.Linear(9216, 128)
         self.fc2 = nn.Linear(128, 10)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = f.relu(self.conv2(f.relu(self.conv1(x))))
         x = torch.flatten(self.dropout1(f.max_pool2d(x, 2)), 1)
         x = self.dropout2(f.relu(self.fc1(x)))
         return f.log_softmax(self.fc2(x), dim=1)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", help="folder for torchvision's MNIST, which is there")
+    parser.add_argument("data", help="folder that holds torchvision's MNIST")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=14, help="at most")
     options = parser.parse_args()

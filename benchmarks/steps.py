@@ -1,13 +1,11 @@
-"""One step of training in the ways that were tried, each beside the one in use and in a process of its own.
+"""How long a training step takes as it is, and in each other way that was tried: `python benchmarks/steps.py`.
 
-    python benchmarks/steps.py [--rounds 5]
-
-Times `lenet5-tanh` on mini-batches of 64 and the default network on mini-batches of 128, made-up images, all ways in
-turn, round after round. Prints milliseconds a step and the ratio to the step in use, median (least to greatest) of the
-rounds, and writes benchmarks/steps.csv. Nothing else should run meanwhile.
+Times `lenet5-tanh` on mini-batches of 64 and the default network on mini-batches of 128, with random images, each way
+in a process of its own, all in turn. Prints milliseconds per step and the ratio to the step in use, median (least to
+greatest) of the rounds, and writes benchmarks/steps.csv. Run nothing else meanwhile.
 """
 
-import lenet.processor  # noqa: F401  Its settings have to be there before PyTorch is imported.
+import lenet.processor  # noqa: F401  Sets variables that PyTorch's libraries read when they are loaded.
 
 # isort: split
 import statistics
@@ -20,22 +18,19 @@ from typing import Annotated
 
 import torch
 import typer
-from bench import spread
+from rounds import compare
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lenet.environment import be_deterministic, environment
+from lenet.environment import be_deterministic
 from lenet.experiments.presets import load_preset, overlaid, workspace
-from lenet.files import write_csv
 from lenet.network import quick
 from lenet.network.capture import Step, capture
 from lenet.network.lenet import build
 from lenet.params import Model, Train
 from lenet.training.optimizer import Optimizer
 
-HERE = Path(__file__).parent
-CASES = {"lenet5-tanh, 64": load_preset("lenet5-tanh").changes, "params.yaml, 128": {}}
-SECONDS = 2
+CASES = {"lenet5-tanh, 64": load_preset("lenet5-tanh").changes, "default network, 128": {}}
 
 Forward = Callable[[Tensor], Tensor]
 Way = tuple[Forward, Callable[[Step], Step]]
@@ -46,11 +41,11 @@ def not_captured(step: Step) -> Step:
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return network.to(memory_format=torch.channels_last)
 
 
 def bfloat16(network: nn.Module) -> Forward:
-    """The network with its convolutions and products in bfloat16, the weights and the loss in float32."""
+    """The network with its convolutions and matrix products in bfloat16; weights and loss stay in float32."""
 
     def forward(images: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
@@ -60,15 +55,20 @@ def bfloat16(network: nn.Module) -> Forward:
     return forward
 
 
-def quick_but(layer: type[nn.Module], instead: Forward) -> Callable[[nn.Sequential], Forward]:
-    """The quick form with something else in place of a layer's replacement."""
+def quick_with(instead: Forward, kind: type[nn.Module], network: nn.Sequential) -> Forward:
+    """The quick form with another function in place of each layer of a kind."""
+    usual = quick._replacement
 
-    def changed(network: nn.Sequential) -> Forward:
-        usual = quick._replacement
-        quick._replacement = lambda module: instead if isinstance(module, layer) else usual(module)
-        return quick.quick(network)
+    def replacement(layer: nn.Module) -> Forward:
+        return instead if isinstance(layer, kind) else usual(layer)
 
-    return changed
+    quick._replacement = replacement
+    return quick.quick(network)
+
+
+def amax(x: Tensor) -> Tensor:
+    """Max pooling by PyTorch's operation, which divides the gradient among equal maxima."""
+    return x.amax(dim=0)
 
 
 def one_thread(network: nn.Sequential) -> Forward:
@@ -79,26 +79,25 @@ def one_thread(network: nn.Sequential) -> Forward:
 WAYS: dict[str, Callable[[nn.Sequential], Way]] = {
     "in use": lambda network: (quick.quick(network), capture),
     "not captured": lambda network: (quick.quick(network), not_captured),
-    "PyTorch's tanh": lambda network: (quick_but(nn.Tanh, torch.tanh_)(network), capture),
-    "PyTorch's maximum, its gradient shared": lambda network: (
-        quick_but(nn.MaxPool2d, lambda x: x.amax(dim=0))(network),
-        capture,
-    ),
+    "PyTorch's tanh": lambda network: (quick_with(torch.tanh_, nn.Tanh, network), capture),
+    "PyTorch's amax": lambda network: (quick_with(amax, nn.MaxPool2d, network), capture),
     "the plain network": lambda network: (network, not_captured),
     "the plain network, captured": lambda network: (network, capture),
     "the plain network, channels last": lambda network: (channels_last(network), not_captured),
     "the plain network, channels last, captured": lambda network: (channels_last(network), capture),
     "the plain network, channels last, bfloat16": lambda network: (bfloat16(channels_last(network)), not_captured),
-    "the plain network, compiled": lambda network: (torch.compile(network), not_captured),  # type: ignore[dict-item]
+    "the plain network, compiled": lambda network: (torch.compile(network), not_captured),
     "one thread": lambda network: (one_thread(network), capture),
 }
+# The network of the one case has no max pooling, that of the other no tanh.
+LEFT_OUT = {"lenet5-tanh, 64": "PyTorch's amax", "default network, 128": "PyTorch's tanh"}
 
 
-def measure(way: str, case: str) -> float:
-    """Milliseconds a step, the median of stretches of 20 steps."""
+def milliseconds(case: str, way: str) -> float:
+    """Milliseconds per step: the median of two seconds of stretches, 20 steps each."""
     be_deterministic()
     torch.set_num_threads(2)
-    # What is not captured finds memory anew in each step, which PyTorch would fill with NaN first.
+    # A step that is not captured allocates memory each time; in this mode PyTorch would fill it with NaN first.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     values = overlaid(workspace(), (case, CASES[case]))
     options = Train(**values["train"])
@@ -123,7 +122,7 @@ def measure(way: str, case: str) -> float:
         return 1000 * (time.perf_counter() - started) / 20
 
     stretch()
-    end = time.perf_counter() + SECONDS
+    end = time.perf_counter() + 2
     taken = []
     while time.perf_counter() < end:
         taken.append(stretch())
@@ -131,33 +130,20 @@ def measure(way: str, case: str) -> float:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="Of all ways in turn.")] = 5,
-    way: Annotated[str | None, typer.Option(hidden=True)] = None,
-    case: Annotated[str, typer.Option(hidden=True)] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 5,
+    one: Annotated[tuple[str, str] | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Time one step of training in the ways that were tried."""
-    if way:
-        print(measure(way, case))
+    """Time a training step as it is, and in each other way that was tried."""
+    if one:
+        print(milliseconds(*one))
         return
-    machine = environment(torch.device("cpu"))
-    rows = []
-    for title in CASES:
-        ways = [name for name in WAYS if "tanh" in title or "tanh" not in name]
-        ways = [name for name in ways if "tanh" not in title or "maximum" not in name]
-        taken: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name in ways:
-                command = [sys.executable, __file__, "--way", name, "--case", title]
-                taken[name].append(float(subprocess.check_output(command, text=True)))
-        print(f"\n{title}: ms a step, and its ratio to the first")
-        for name, times in taken.items():
-            ratios = [one / first for one, first in zip(times, taken["in use"], strict=True)]
-            figures = [*spread(times), *spread(ratios)]
-            text = "{:6.2f} ({:.2f} to {:.2f})   {:5.2f} ({:.2f} to {:.2f})".format(*figures)
-            print(f"  {name:45s}{text}", flush=True)
-            rows.append([title, name, *figures, rounds, f"{machine['processor']}, torch {machine['torch']}"])
-    figures = [f"{name}{end}" for name in ("ms", "ratio") for end in ("", "_least", "_most")]
-    write_csv(HERE / "steps.csv", ["case", "way", *figures, "rounds", "machine"], rows)
+
+    def measure(case: str, way: str) -> float:
+        command = [sys.executable, __file__, "--one", case, way]
+        return float(subprocess.check_output(command, text=True))
+
+    groups = {case: [way for way in WAYS if way != left_out] for case, left_out in LEFT_OUT.items()}
+    compare(measure, groups, rounds, Path(__file__).with_name("steps.csv"), ["case", "way", "ms"])
 
 
 if __name__ == "__main__":
