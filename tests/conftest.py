@@ -1,30 +1,73 @@
 """The projects that the tests run in: copies of the working tree, never the working tree itself."""
 
+import fcntl
 import os
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 from ruamel.yaml import YAML
 
+from lenet.__main__ import main  # Before PyTorch, whose threads wait as lenet.processor sets it.
+from lenet.data.mnist import RESOURCES
+
 ROOT = Path(__file__).resolve().parents[1]
-MNIST = ROOT.parent / "shared" / "mnist"
+STAGES = ["download", "preprocess", "train", "evaluate", "plot"]
 
+# On the CPU, so that the tests compare the same arithmetic on every machine.
 DIGITS = ["data.dataset=digits", "preprocess.validation_size=143", "train.batch_size=32", "train.epochs=2"]
+DIGITS += ["train.device=cpu"]
 
-needs_mnist = pytest.mark.skipif(not MNIST.is_dir(), reason="needs MNIST's four files in ../shared/mnist")
+
+def find_mnist(*places: str) -> Path | None:
+    """The first place, each a folder or a file: URL, that has MNIST's four files."""
+    for place in filter(None, places):
+        url = urlsplit(place)
+        folder = Path(url2pathname(url.path)) if url.scheme == "file" else Path(place).expanduser().absolute()
+        if all((folder / resource.name).is_file() for resource in RESOURCES):
+            return folder
+    return None
+
+
+# Read here: `_environment` below removes the variable.
+_FOUND = find_mnist(f"{ROOT.parent}/shared/mnist", os.environ.get("MNIST_MIRROR", ""), f"{ROOT}/data/downloads")
+MNIST = _FOUND or Path("nowhere")
+needs_mnist = pytest.mark.skipif(
+    _FOUND is None,
+    reason="needs MNIST's four files in ../shared/mnist, in the folder that MNIST_MIRROR names or in data/downloads; "
+    "`make repro` downloads them",
+)
+
+
+def slow_except(values: Iterable[object], kept: Collection[object]) -> list[object]:
+    """Cases for `parametrize`, of which `make test` runs only those that are kept."""
+    return [value if value in kept else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 class Outcome(NamedTuple):
     status: int
     output: str
     error: str
+
+
+class RunStage(Protocol):
+    """The fixture `run_stage`."""
+
+    def __call__(self, project: Path, name: str, *options: str) -> Outcome: ...
+
+
+class RunLenet(Protocol):
+    """The fixture `run_lenet`."""
+
+    def __call__(self, project: Path, *arguments: str) -> Outcome: ...
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,19 +84,25 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
         http_proxy="http://127.0.0.1:9",
         https_proxy="http://127.0.0.1:9",
         no_proxy="127.0.0.1",
-        # Two tests run at once on few cores: threads that wait must not spin.
-        OMP_WAIT_POLICY="PASSIVE",
     )
     for name in ("MNIST_MIRROR", "DVC_ROOT", "DVC_STAGE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "MAKEFLAGS"):
         os.environ.pop(name, None)
     # Programs inherit that Ctrl-C is ignored, as it is for what a shell runs in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # With it, each program would compile all that it imports anew.
+    # With it, each program would compile everything that it imports again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """What computes in this process begins with one thread: xdist's workers use all cores already."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def sh(*command: str, cwd: Path, status: int | None = 0, **environment: str) -> str:
-    """Run a program in a project; its output and errors together. It must exit with `status` unless that is None."""
+    """Run a program in a project and return its output and errors; it must exit with `status`, unless that is None."""
     done = subprocess.run(
         command, cwd=cwd, env=os.environ | environment, text=True, capture_output=True, timeout=600, check=False
     )
@@ -63,7 +112,7 @@ def sh(*command: str, cwd: Path, status: int | None = 0, **environment: str) -> 
 
 
 def clone(folder: Path) -> Path:
-    """Make a Git repository of the files that the working tree would commit."""
+    """Make a folder a Git repository of what the working tree would commit."""
     listed = subprocess.check_output(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, text=True)
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
@@ -79,14 +128,34 @@ def commit(folder: Path, message: str) -> None:
     sh("git", "commit", "--quiet", "-am", message, cwd=folder)
 
 
+def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that one of xdist's workers makes, once for all of them: no test may change it."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, made = base / name, base / f"{name}.made"
+    with (base / f"{name}.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which the whole pipeline ran on `digits`, committed. Not to be changed: copy it (`digits_project`)."""
-    project = clone(tmp_path_factory.mktemp("digits"))
-    set_params(project, *DIGITS)
-    sh("dvc", "repro", cwd=project)
-    commit(project, "a run on digits")
-    return project
+    """A clone in which the whole pipeline ran on `digits`, committed; copy it (`digits_project`) to change anything."""
+
+    def make(folder: Path) -> None:
+        clone(folder)
+        set_params(folder, *DIGITS)
+        sh("dvc", "repro", cwd=folder)
+        commit(folder, "a run on digits")
+        # It is copied for most tests: one pack is quicker to copy than an object for each file.
+        sh("git", "gc", "--quiet", cwd=folder)
+
+    return shared(tmp_path_factory, "run-on-digits", make)
 
 
 @pytest.fixture
@@ -111,21 +180,22 @@ def set_params(project: Path, *overrides: str) -> None:
 def preset_overrides(name: str) -> list[str]:
     """What a preset changes, as `set_params` takes it."""
     values = YAML(typ="safe", pure=True).load(ROOT / f"presets/{name}.yaml")
-    values.pop("claimed", None)
+    for key in ("about", "source", "claimed"):
+        values.pop(key, None)
     return [f"{section}.{key}={value}" for section, keys in values.items() for key, value in keys.items()]
 
 
 @pytest.fixture
-def run_stage(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Run a stage as `python stages/NAME.py OPTIONS` would, but in this process, so that torch is imported once."""
+def _in_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run one of the project's programs in this process, so that PyTorch is imported only once."""
 
-    def run(project: Path, name: str, *options: str) -> Outcome:
+    def run(project: Path, program: Callable[[], object], *arguments: str) -> Outcome:
         monkeypatch.chdir(project)
-        monkeypatch.setattr(sys, "argv", [f"stages/{name}.py", *options])
+        monkeypatch.setattr(sys, "argv", list(arguments))
         capfd.readouterr()
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with pytest.raises(SystemExit) as stopped:
-            runpy.run_path(str(ROOT / "stages" / f"{name}.py"), run_name="__main__")
+            program()
         for number, handler in handlers.items():
             signal.signal(number, handler)
         output, error = capfd.readouterr()
@@ -134,8 +204,31 @@ def run_stage(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     return run
 
 
+@pytest.fixture
+def run_stage(_in_process: Callable[..., Outcome]) -> RunStage:
+    """Run a stage as `python stages/NAME.py OPTIONS` would."""
+
+    def run(project: Path, name: str, *options: str) -> Outcome:
+        def stage() -> None:
+            runpy.run_path(str(ROOT / "stages" / f"{name}.py"), run_name="__main__")
+
+        return _in_process(project, stage, f"stages/{name}.py", *options)
+
+    return run
+
+
+@pytest.fixture
+def run_lenet(_in_process: Callable[..., Outcome]) -> RunLenet:
+    """Run `lenet ARGUMENTS`."""
+
+    def run(project: Path, *arguments: str) -> Outcome:
+        return _in_process(project, main, "lenet", *arguments)
+
+    return run
+
+
 def assert_refused(outcome: Outcome, *words: str) -> None:
-    """The contract of errors: exit status 1 and one line that says `error: ` and all of the words."""
+    """Exit status 1 and one line on standard error: `error: ` and, somewhere in it, all of the words."""
     assert outcome.status == 1, outcome
     lines = outcome.error.splitlines()
     assert len(lines) == 1, outcome.error

@@ -1,9 +1,9 @@
 """Kill the pipeline at random moments: `python tests/kill.py PROJECT --kills 20 --seed 0`.
 
-PROJECT is a clone in which `dvc repro` has run. All that it made is removed, DVC's cache and lock included, and `dvc
-repro` is started and killed with its stage (SIGKILL) at a random moment of the time that it takes; started again, which
-resumes, and killed again; and so on. Whenever it gets to its end every file must be as it was at first, to the byte,
-and it begins from nothing once more.
+PROJECT is a clone in which `dvc repro` has run. Everything that it made is removed, including DVC's cache and lock.
+Then `dvc repro` is started and killed, together with its stage (SIGKILL), at a random moment of the time that it takes;
+it is started again, resumes, and is killed again. Whenever it reaches its end, every file must be as at first, byte for
+byte, and it starts from scratch.
 """
 
 import os
@@ -22,8 +22,8 @@ from conftest import tree
 
 from lenet.experiments.verify import outputs
 
-# DVC's list of what it locks, if it was killed while it wrote that; docs/recovery.md says what to do.
-TORN = "Unable to read RWLock-file"
+# What DVC prints if it was killed while it wrote its list of locks; docs/recovery.md says what to do.
+DAMAGED = "Unable to read RWLock-file"
 
 
 def state(project: Path) -> dict[str, bytes]:
@@ -32,7 +32,7 @@ def state(project: Path) -> dict[str, bytes]:
 
 
 def remove(project: Path) -> None:
-    """Leave nothing of earlier runs, and nothing that they could be had back from."""
+    """Remove everything that runs made, and DVC's copies of it."""
     for name in outputs(project):
         path = project / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -41,7 +41,7 @@ def remove(project: Path) -> None:
 
 
 def run(project: Path, seconds: float | None = None) -> tuple[bool, str]:
-    """Run `dvc repro`; kill it and its stage after so many seconds. Whether it got to its end, and its output."""
+    """Run `dvc repro`, and kill it and its stage after these seconds. Return whether it finished, and its output."""
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(["dvc", "repro"], cwd=project, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -52,7 +52,7 @@ def run(project: Path, seconds: float | None = None) -> tuple[bool, str]:
             status = None
         log.seek(0)
         text = log.read()
-    if status and TORN in text:
+    if status and DAMAGED in text:
         (project / ".dvc/tmp/rwlock").unlink()
     elif status:
         raise AssertionError(f"dvc repro exited with {status}:\n{text}")
@@ -60,15 +60,15 @@ def run(project: Path, seconds: float | None = None) -> tuple[bool, str]:
 
 
 def check(project: Path, expected: dict[str, bytes]) -> None:
-    """Every byte is as expected, no file is there that was not, and none is missing."""
+    """Raise if a file is missing, new or different."""
     found = state(project)
     wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
     if wrong:
-        raise AssertionError(f"not as they were: {wrong}")
+        raise AssertionError(f"differ: {wrong}")
 
 
 def kill(project: Path, kills: int, seed: int) -> Counter[str]:
-    """Kill that many times; how many hit each stage, and how many trainings were resumed."""
+    """Kill that many times; count the kills in each stage, and the trainings that were resumed."""
     expected = state(project)
     rng = random.Random(seed)  # noqa: S311
     remove(project)
@@ -86,8 +86,8 @@ def kill(project: Path, kills: int, seed: int) -> Counter[str]:
         hits["trainings resumed"] += "resuming after epoch" in text
         if ended:
             check(project, expected)
-        elif TORN in text:
-            hits["DVC's list of locks torn"] += 1
+        elif DAMAGED in text:
+            hits["DVC's list of locks damaged"] += 1
         else:
             stages = [line.split("'")[1] for line in text.splitlines() if line.startswith("Running stage '")]
             hits["kills"] += 1
@@ -100,7 +100,7 @@ def main(
     kills: Annotated[int, typer.Option(help="How many times.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
 ) -> None:
-    """Kill `dvc repro` at random moments of a clone's stages, and compare every byte in the end."""
+    """Kill `dvc repro` at random moments, and compare every byte at the end."""
     hits = kill(project, kills, seed)
     print(", ".join(f"{name}: {count}" for name, count in hits.items()))
 

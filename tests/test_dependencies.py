@@ -1,6 +1,6 @@
-"""What dvc.yaml declares is what the stages use: what it omits is a stale result, what it adds a needless run.
+"""dvc.yaml declares what the stages use: an omission would mean stale results, an excess needless runs.
 
-Each stage runs under a tracer, once for each way through it that uses other modules or parameters.
+Each stage runs under a tracer, once for each path through it that uses other modules or parameters.
 """
 
 import json
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, set_params, sh
+from conftest import ROOT, set_params, sh, slow_except
 from ruamel.yaml import YAML
 
 from lenet.params import Params
 
-WAYS = {
+VARIANTS: dict[str, list[list[str]]] = {
     "download": [["data.dataset=digits"], ["data.dataset=mnist"]],
     "preprocess": [[]],
     "train": [["train.epochs=1"], ["train.epochs=1", "train.optimizer=sgd"]],
@@ -31,23 +31,19 @@ def graph(project: Path) -> dict[str, Any]:
     return stages
 
 
-def paths(stage: dict[str, Any], *kinds: str) -> set[str]:
-    """The paths that a stage lists under dvc.yaml's keys, with or without options behind them."""
-    return {
-        path
-        for kind in kinds
-        for entry in stage.get(kind, [])
-        for path in ([entry] if isinstance(entry, str) else entry)
-    }
+def paths(stage: dict[str, Any], *keys: str) -> set[str]:
+    """The paths that a stage lists under these keys, with or without options."""
+    entries: list[Any] = [entry for key in keys for entry in stage.get(key, [])]
+    return {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
 
 
 def used(project: Path, name: str) -> dict[str, set[str]]:
-    """What a stage used, over all ways through it."""
+    """What a stage used, in all its variants together."""
     found: dict[str, set[str]] = {"modules": set(), "opened": set(), "written": set(), "parameters": set()}
-    for overrides in WAYS[name]:
+    for overrides in VARIANTS[name]:
         set_params(project, *overrides)
         report = project.parent / "trace.json"
-        # MNIST's download fails here, for there is no network: what it imported on its way is what is looked at.
+        # The download of MNIST fails, because there is no network, after it has imported all that it needs.
         fails = "data.dataset=mnist" in overrides
         sh(sys.executable, str(TRACER), str(report), f"stages/{name}.py", cwd=project, status=1 if fails else 0)
         for kind, items in json.loads(report.read_text()).items():
@@ -67,8 +63,7 @@ def problems(project: Path, name: str) -> Iterator[str]:
     def within(path: str, folder: str) -> bool:
         return path == folder or path.startswith(f"{folder}/")
 
-    # Python reads its sources and writes their bytecode, every stage reads params.yaml; downloads and checkpoints are
-    # kept outside of what DVC knows.
+    # Not declared as files: params.yaml and the sources, and the downloads and checkpoints, which DVC does not track.
     aside = ("data/downloads", "models/checkpoints")
     known = {"params.yaml", *aside, *sources, *use["modules"]}
     inputs = dependencies - sources
@@ -83,7 +78,7 @@ def problems(project: Path, name: str) -> Iterator[str]:
         if not any(within(path, entry) for entry in outputs):
             yield f"{path} is written, not declared"
     yield from (f"{entry} is declared, not read" for entry in inputs if not any(within(p, entry) for p in read))
-    # A folder is no dependency unless all of it is.
+    # A folder may be declared only if all of it is read.
     inside = {str(path.relative_to(project)) for entry in inputs for path in (project / entry).rglob("*")}
     yield from (f"{path} is declared with its folder, not read" for path in sorted(inside - read))
     yield from (f"{entry} is declared, not written" for entry in outputs if not any(within(p, entry) for p in written))
@@ -98,14 +93,14 @@ def fields(section: str) -> list[str]:
     return list(Params.model_fields[section].annotation.model_fields)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_declarations(digits_project: Path, name: str) -> None:
     assert list(problems(digits_project, name)) == []
 
 
 def test_every_stage_and_parameter_is_covered() -> None:
     stages = graph(ROOT)
-    assert list(stages) == list(WAYS)
+    assert list(stages) == list(VARIANTS)
     assert {section for stage in stages.values() for section in stage["params"]} == set(Params.model_fields)
 
 
@@ -115,7 +110,7 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def test_what_is_not_declared_or_not_used_is_found(digits_project: Path) -> None:
+def test_undeclared_and_unused_dependencies_are_found(digits_project: Path) -> None:
     script, yaml = digits_project / "stages/preprocess.py", digits_project / "dvc.yaml"
     more = (
         "from lenet.data import digits\n"
@@ -127,8 +122,8 @@ def test_what_is_not_declared_or_not_used_is_found(digits_project: Path) -> None
     edit(script, "from lenet.errors import InputError", more)
     edit(script, "load_params(params).preprocess", "load_params(params).preprocess; load_params(params).train.seed")
     block = yaml.read_text().split("  preprocess:\n")[1].split("  train:\n")[0]
-    needless = "- data/raw\n      - plots/training.csv\n      - stages/lenet/network/lenet.py\n"
-    more = block.replace("- data/raw\n", needless)
+    unused = "- data/raw\n      - plots/training.csv\n      - stages/lenet/network/lenet.py\n"
+    more = block.replace("- data/raw\n", unused)
     more = more.replace("      - preprocess\n", "      - preprocess\n      - evaluate\n")
     more = more.replace("- data/processed\n", "- data/processed\n      - data/nothing\n")
     edit(yaml, block, more)
@@ -144,7 +139,7 @@ def test_what_is_not_declared_or_not_used_is_found(digits_project: Path) -> None
     ]
 
 
-def test_whole_files_of_parameters_are_found(digits_project: Path) -> None:
+def test_a_stage_that_reads_all_parameters_is_found(digits_project: Path) -> None:
     script = digits_project / "stages/plot.py"
     edit(script, "settings = load_params(params)", "settings = load_params(params); settings.model_dump()")
     assert list(problems(digits_project, "plot")) == ["everything, as a dictionary is used, not declared"]
@@ -160,8 +155,10 @@ READ_BY = {
 }
 
 
-def test_a_parameter_reruns_exactly_the_stages_that_read_it(digits_project: Path, monkeypatch) -> None:
-    """DVC's own word for each parameter, asked in a copy whose results are up to date."""
+def test_a_parameter_reruns_exactly_the_stages_that_read_it(
+    digits_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `dvc status`, in a copy whose results are up to date."""
     from dvc.repo import Repo
 
     monkeypatch.chdir(digits_project)
@@ -187,13 +184,13 @@ NEEDED = {
 }
 
 
-@pytest.mark.parametrize("stage", NEEDED)
-def test_a_stage_imports_no_package_that_it_does_without(digits_project: Path, stage: str) -> None:
-    """To import is most of what a short experiment costs; PyTorch's compiler alone takes a second."""
+@pytest.mark.parametrize("stage", slow_except(NEEDED, ["train"]))
+def test_a_stage_imports_only_the_heavy_packages_it_needs(digits_project: Path, stage: str) -> None:
+    """Imports are most of what a short experiment costs; PyTorch's compiler alone takes a second."""
 
     def imported(*options: str) -> set[str]:
         command = [sys.executable, "-X", "importtime", f"stages/{stage}.py", *options]
-        # Without a network MNIST's download fails, once all is imported.
+        # Without a network the download of MNIST fails, after all its imports.
         done = subprocess.run(command, cwd=digits_project, capture_output=True, text=True, check=stage != "download")
         return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
 

@@ -1,4 +1,4 @@
-"""download: real HTTP servers on loopback that misbehave, folders, and files that are already there."""
+"""download: mirrors that misbehave, as real HTTP servers on loopback, folders, and files that exist already."""
 
 import gzip
 import hashlib
@@ -7,25 +7,24 @@ import shutil
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MNIST, ROOT, assert_refused, needs_mnist, set_params, sh, tree
+from conftest import MNIST, ROOT, RunStage, assert_refused, needs_mnist, set_params, sh, slow_except, tree
 from numpy.typing import NDArray
 
 from lenet.data import mnist
 from lenet.data.idx import read_labelled_images
 
 NAMES = [resource.name for resource in mnist.RESOURCES]
-# Stand-ins for the published files, so that these tests need none: random, and longer than one read.
+# Stand-ins for the published files, so that these tests do not need them: random, and longer than one read.
 CONTENT = {name: gzip.compress(bytes(hashlib.shake_256(name.encode()).digest(200_000)), mtime=0) for name in NAMES}
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves /BEHAVIOUR/NAME; `requested` has the paths in order."""
+    """Serves /BEHAVIOUR/NAME; `requested` lists the paths in order."""
 
     daemon_threads = True
     block_on_close = False
@@ -117,7 +116,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder with params.yaml in which the published files are the stand-ins and a second without data is a stall."""
+    """A folder with params.yaml; the published files are the stand-ins, and a second without data is a stall."""
     resources = [mnist.Resource(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in CONTENT.items()]
     monkeypatch.setattr(mnist, "RESOURCES", resources)
     monkeypatch.setattr(mnist, "MIRRORS", ())
@@ -138,8 +137,8 @@ BAD = {
     "503": "503 Service Unavailable",
     "truncated": "truncated: the connection was closed early",
     "short": "truncated: ",
-    "long": "sent more than the",
-    "html": "not gzip: it begins with b'<!DOCTYPE html><'",
+    "long": "more than the",
+    "html": "not a gzip file: it begins with b'<!DOCTYPE html><'",
     "wrong": "wrong checksum: SHA-256",
     "chunked": "truncated: ",
     "loop": "Exceeded 30 redirects.",
@@ -151,12 +150,12 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("behaviour", BAD)
-def test_next_mirror_after_a_failure(stand_ins: Path, run_stage, server: Server, monkeypatch, behaviour: str) -> None:
+@pytest.mark.parametrize("behaviour", slow_except(BAD, BAD.keys() - {"silent", "redirect%20drip"}))
+def test_next_mirror_after_a_failure(
+    stand_ins: Path, run_stage: RunStage, server: Server, monkeypatch: pytest.MonkeyPatch, behaviour: str
+) -> None:
     monkeypatch.setattr(mnist, "MIRRORS", (server.url(behaviour), server.url("good")))
-    started = time.monotonic()
     outcome = run_stage(stand_ins, "download")
-    assert time.monotonic() - started < 20, "a mirror that hangs must not hang the stage"
     assert outcome.status == 0, outcome.error
     assert_complete(stand_ins)
     assert outcome.error.count("warning: ") == 1, "the mirror that failed comes last for the other files"
@@ -167,13 +166,17 @@ def test_next_mirror_after_a_failure(stand_ins: Path, run_stage, server: Server,
 
 
 @pytest.mark.parametrize("behaviour", ["labelled", "moved"])
-def test_mirrors_that_are_good_in_odd_ways(stand_ins: Path, run_stage, server, monkeypatch, behaviour: str) -> None:
+def test_unusual_mirrors_that_deliver(
+    stand_ins: Path, run_stage: RunStage, server: Server, monkeypatch: pytest.MonkeyPatch, behaviour: str
+) -> None:
     monkeypatch.setenv("MNIST_MIRROR", server.url(behaviour) + "/")
     assert run_stage(stand_ins, "download").status == 0
     assert_complete(stand_ins)
 
 
-def test_no_mirror_answers(stand_ins: Path, run_stage, server: Server, monkeypatch) -> None:
+def test_no_mirror_answers(
+    stand_ins: Path, run_stage: RunStage, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         refused = f"http://127.0.0.1:{free.getsockname()[1]}/"
@@ -188,7 +191,7 @@ def test_no_mirror_answers(stand_ins: Path, run_stage, server: Server, monkeypat
         "nowhere: No such file or directory",
         f"{refused}: Connection refused",
         f"{server.url('403')}: 403 Forbidden",
-        f"{server.url('html')}: sent something that is not gzip",
+        f"{server.url('html')}: not a gzip file",
         f"{server.url('stall')}: stalled",
         "MNIST_MIRROR",
         "make demo",
@@ -197,26 +200,30 @@ def test_no_mirror_answers(stand_ins: Path, run_stage, server: Server, monkeypat
     assert not tree(stand_ins), "nothing is written"
 
 
-def test_host_that_does_not_exist(stand_ins: Path, run_stage, monkeypatch) -> None:
+def test_host_that_does_not_exist(stand_ins: Path, run_stage: RunStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("MNIST_MIRROR", "http://mirror.invalid/")
     assert "http://mirror.invalid/: host name not found" in run_stage(stand_ins, "download").error
 
 
 @pytest.mark.parametrize("mirror", ["ftp://127.0.0.1/", "http://[::1/", "s3://mnist"])
-def test_mirror_of_an_unknown_kind(stand_ins: Path, run_stage, monkeypatch, mirror: str) -> None:
+def test_mirror_of_an_unknown_kind(
+    stand_ins: Path, run_stage: RunStage, monkeypatch: pytest.MonkeyPatch, mirror: str
+) -> None:
     monkeypatch.setenv("MNIST_MIRROR", mirror)
     outcome = run_stage(stand_ins, "download")
     assert_refused(outcome, "MNIST_MIRROR", repr(mirror), "a folder or a file:, http: or https: URL")
 
 
-def test_proxy_that_does_not_answer(stand_ins: Path, run_stage, monkeypatch) -> None:
+def test_proxy_that_does_not_answer(stand_ins: Path, run_stage: RunStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MNIST_MIRROR", "http://example.org/mnist")
     error = run_stage(stand_ins, "download").error
-    assert "http://example.org/mnist: the proxy that the environment names failed: " in error
+    assert "http://example.org/mnist: the proxy set in the environment failed: " in error
 
 
-def test_no_password_is_printed(stand_ins: Path, run_stage, server: Server, monkeypatch) -> None:
+def test_no_password_is_printed(
+    stand_ins: Path, run_stage: RunStage, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for behaviour in ("404", "good"):
         monkeypatch.setenv("MNIST_MIRROR", server.url(behaviour).replace("//", "//user:secret@"))
         outcome = run_stage(stand_ins, "download")
@@ -225,8 +232,10 @@ def test_no_password_is_printed(stand_ins: Path, run_stage, server: Server, monk
 
 
 @pytest.mark.parametrize("at", ["data/raw", "data/downloads"])
-def test_a_place_that_cannot_be_written(stand_ins: Path, run_stage, server: Server, monkeypatch, at: str) -> None:
-    """Not the mirror's fault, and said under the name that the user knows."""
+def test_a_place_that_cannot_be_written(
+    stand_ins: Path, run_stage: RunStage, server: Server, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """The error blames the place, by the name that the user knows, and not the mirror."""
     monkeypatch.setenv("MNIST_MIRROR", server.url("good"))
     (stand_ins / at / NAMES[0]).mkdir(parents=True)
     words = f"{at}/{NAMES[0]}: Is a directory; a file belongs there: move the folder away"
@@ -239,18 +248,20 @@ def test_a_place_that_cannot_be_written(stand_ins: Path, run_stage, server: Serv
     assert sorted(tree(stand_ins)) in ([at], [f"data/downloads/{NAMES[0]}", at])
 
 
-def test_good_files_are_not_fetched_again(stand_ins: Path, run_stage, server: Server, monkeypatch) -> None:
+def test_good_files_are_not_downloaded_again(
+    stand_ins: Path, run_stage: RunStage, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MNIST_MIRROR", server.url("good"))
     assert run_stage(stand_ins, "download").status == 0
     server.requested.clear()
     assert run_stage(stand_ins, "download").status == 0
-    # As DVC does it: the stage's outputs are gone before it runs.
+    # DVC removes a stage's outputs before it runs.
     shutil.rmtree(stand_ins / "data/raw")
     assert run_stage(stand_ins, "download").status == 0
     shutil.rmtree(stand_ins / "data/downloads")
     assert run_stage(stand_ins, "download").status == 0
     assert server.requested == []
-    # One file is damaged in both places: it alone is fetched.
+    # A file that is damaged in both places is downloaded, and no other.
     shutil.copytree(stand_ins / "data/raw", stand_ins / "data/downloads")
     for folder in ("raw", "downloads"):
         path = stand_ins / "data" / folder / NAMES[2]
@@ -260,7 +271,9 @@ def test_good_files_are_not_fetched_again(stand_ins: Path, run_stage, server: Se
     assert_complete(stand_ins)
 
 
-def test_interrupted_download_keeps_what_is_whole(stand_ins: Path, run_stage, server: Server, monkeypatch) -> None:
+def test_an_interrupted_download_keeps_complete_files(
+    stand_ins: Path, run_stage: RunStage, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = stand_ins / "two"
     folder.mkdir()
     for name in NAMES[:2]:
@@ -292,9 +305,9 @@ def test_pinned_checksums_are_of_the_published_files() -> None:
 
 
 @needs_mnist
-@pytest.mark.parametrize("form", ["folder", "file", "http"])
+@pytest.mark.parametrize("form", slow_except(["folder", "file", "http"], ["http"]))
 def test_mnist_from_a_mirror(tmp_path: Path, form: str) -> None:
-    """The real files, as a user fetches them: a process of its own, a real server."""
+    """The real files, in a process of its own, and for http from a real server."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
 
     def quiet(*arguments: object) -> http.server.SimpleHTTPRequestHandler:
@@ -313,7 +326,9 @@ def test_mnist_from_a_mirror(tmp_path: Path, form: str) -> None:
         assert (tmp_path / "data/raw" / name).read_bytes() == (MNIST / name).read_bytes()
 
 
-def test_progress_bar_on_a_terminal(stand_ins: Path, run_stage, server: Server, monkeypatch) -> None:
+def test_progress_bar_on_a_terminal(
+    stand_ins: Path, run_stage: RunStage, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MNIST_MIRROR", server.url("good"))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     outcome = run_stage(stand_ins, "download")
@@ -321,7 +336,7 @@ def test_progress_bar_on_a_terminal(stand_ins: Path, run_stage, server: Server, 
     assert "B/s" in outcome.error
 
 
-def test_digits(tmp_path: Path, run_stage) -> None:
+def test_digits(tmp_path: Path, run_stage: RunStage) -> None:
     shutil.copy(ROOT / "params.yaml", tmp_path)
     set_params(tmp_path, "data.dataset=digits")
     assert run_stage(tmp_path, "download").status == 0
@@ -329,7 +344,7 @@ def test_digits(tmp_path: Path, run_stage) -> None:
     assert sorted(first) == sorted(f"data/raw/{name}" for name in NAMES)
     assert run_stage(tmp_path, "download").status == 0
     assert tree(tmp_path) == first
-    # Whoever wrote 1,797 digits wrote each about as often, and what is ink there is ink here.
+    # Each digit is as frequent in one part as in the other, and full ink is 255.
     images, labels = read_labelled_images(tmp_path / "data/raw", "train")
     test_images, test_labels = read_labelled_images(tmp_path / "data/raw", "t10k")
     assert (images.shape, test_images.shape) == ((1437, 28, 28), (360, 28, 28))
@@ -349,3 +364,13 @@ def assert_centred(images: NDArray[np.uint8]) -> None:
     for axis in (1, 2):
         ink = images.sum(axis=axis, dtype=np.float64)
         assert abs(ink @ np.arange(28) / ink.sum(axis=1) - 14).max() < 0.52
+
+
+def test_your_own_mirror_comes_before_the_public_ones(
+    stand_ins: Path, run_stage: RunStage, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mnist, "MIRRORS", (server.url("good"),))
+    monkeypatch.setenv("MNIST_MIRROR", server.url("labelled"))
+    assert run_stage(stand_ins, "download").status == 0
+    assert server.requested == [f"/labelled/{name}" for name in NAMES]
+    assert_complete(stand_ins)

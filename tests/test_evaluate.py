@@ -1,4 +1,4 @@
-"""evaluate: figures that scikit-learn and counting by hand agree with, and models that do not fit."""
+"""evaluate: figures that scikit-learn and counting by hand confirm, and inputs that it must refuse."""
 
 import json
 import sys
@@ -8,11 +8,12 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import assert_refused, set_params, sh, tree
+from conftest import RunStage, assert_refused, set_params, sh, slow_except, tree
 from sklearn.metrics import classification_report
 from test_train import BAD_DATA, Hostile
 
 from lenet.data.tensors import load_dataset
+from lenet.files import write_csv
 from lenet.results.evaluation import ClassReport, evaluate
 
 
@@ -58,7 +59,7 @@ def test_figures_computed_by_hand() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 100000])
-def test_the_batch_size_changes_nothing(digits_project: Path, run_stage, size: int) -> None:
+def test_the_batch_size_changes_nothing(digits_project: Path, run_stage: RunStage, size: int) -> None:
     before = tree(digits_project)
     set_params(digits_project, f"evaluate.batch_size={size}")
     assert run_stage(digits_project, "evaluate").status == 0
@@ -68,16 +69,16 @@ def test_the_batch_size_changes_nothing(digits_project: Path, run_stage, size: i
 
 
 def test_the_number_of_threads_changes_nothing(digits_project: Path) -> None:
-    """On 10,000 images, of which with other sums a few have another sixth digit."""
+    """On 10,000 images: were they summed in another order, a few would differ in the sixth digit."""
     images, labels = torch.load(digits_project / "data/processed/test.pt")
     many = [tensor.repeat(28, *[1] * (tensor.ndim - 1))[:10_000] for tensor in (images, labels)]
-    dim = 1 - torch.rand(10_000, generator=torch.Generator().manual_seed(0))[:, None, None] / 2
-    torch.save(((many[0] * dim).to(torch.uint8), many[1]), digits_project / "data/processed/test.pt")
+    brightness = 1 - torch.rand(10_000, generator=torch.Generator().manual_seed(0))[:, None, None] / 2
+    torch.save(((many[0] * brightness).to(torch.uint8), many[1]), digits_project / "data/processed/test.pt")
     tables = []
-    for threads in ("1", "2", "3"):
+    for threads in ("1", "3"):
         sh(sys.executable, "stages/evaluate.py", cwd=digits_project, OMP_NUM_THREADS=threads)
         tables.append((digits_project / "plots/predictions.csv").read_bytes())
-    assert tables[0] == tables[1] == tables[2]
+    assert tables[0] == tables[1]
 
 
 def model_file(project: Path) -> dict[str, dict[str, object]]:
@@ -86,7 +87,7 @@ def model_file(project: Path) -> dict[str, dict[str, object]]:
 
 
 def spoil(project: Path, case: str) -> str:
-    """Replace the model by one that must be refused; the words that the error must have."""
+    """Replace the model by one that must be refused, and return words of the error."""
     model: dict[str, object] = dict(model_file(project))
     options, state = dict(model_file(project)["model"]), dict(model_file(project)["state_dict"])
     path = project / "models/lenet.pt"
@@ -111,7 +112,7 @@ def spoil(project: Path, case: str) -> str:
             bias = state["output.bias"]
             assert isinstance(bias, torch.Tensor)
             torch.save({"model": options, "state_dict": state | {"output.bias": bias * np.nan}}, path)
-            return "computes NaN or infinity"
+            return "its logits are NaN or infinite"
         case "complex weights":
             state["C1.bias"] = torch.zeros(6, dtype=torch.complex64)
             torch.save({"model": options, "state_dict": state}, path)
@@ -140,7 +141,7 @@ def spoil(project: Path, case: str) -> str:
         "another normalisation",
     ],
 )
-def test_model_that_does_not_fit(digits_project: Path, run_stage, case: str) -> None:
+def test_model_that_does_not_fit(digits_project: Path, run_stage: RunStage, case: str) -> None:
     words = spoil(digits_project, case)
     before = tree(digits_project)
     assert_refused(run_stage(digits_project, "evaluate"), "models/lenet.pt", words)
@@ -148,8 +149,8 @@ def test_model_that_does_not_fit(digits_project: Path, run_stage, case: str) -> 
     assert not (digits_project / "pwned").exists()
 
 
-@pytest.mark.parametrize("case", BAD_DATA)
-def test_data_that_does_not_fit(digits_project: Path, run_stage, case: str) -> None:
+@pytest.mark.parametrize("case", slow_except(BAD_DATA, ["a pickle that runs code", "floats", "no image", "label 10"]))
+def test_data_that_does_not_fit(digits_project: Path, run_stage: RunStage, case: str) -> None:
     content, words = BAD_DATA[case]
     torch.save(content, digits_project / "data/processed/test.pt")
     before = tree(digits_project)
@@ -157,7 +158,34 @@ def test_data_that_does_not_fit(digits_project: Path, run_stage, case: str) -> N
     assert tree(digits_project) == before
 
 
-@pytest.mark.parametrize("name", ["models/lenet.pt", "data/processed/test.pt"])
-def test_missing_input(digits_project: Path, run_stage, name: str) -> None:
-    (digits_project / name).unlink()
-    assert_refused(run_stage(digits_project, "evaluate"), f"{name}: no such file", "dvc repro")
+def test_a_model_with_an_extra_weight(digits_project: Path, run_stage: RunStage) -> None:
+    path = digits_project / "models/lenet.pt"
+    model = torch.load(path, weights_only=True)
+    torch.save(model | {"state_dict": model["state_dict"] | {"C7.weight": torch.zeros(3)}}, path)
+    before = tree(digits_project)
+    assert_refused(run_stage(digits_project, "evaluate"), "its weights do not fit its model section: 'C7.weight'")
+    assert tree(digits_project) == before
+
+
+def test_tables_have_six_significant_digits(tmp_path: Path) -> None:
+    rows = [[1, 2 / 3, float("nan"), "a,b"], [12345678, 123456.7, 1e-9, ""]]
+    write_csv(tmp_path / "a.csv", ["a", "b", "c", "d"], rows)
+    assert (tmp_path / "a.csv").read_text() == 'a,b,c,d\n1,0.666667,,"a,b"\n12345678,123457,1e-09,\n'
+
+
+def test_evaluation_uses_one_thread(digits_project: Path, run_stage: RunStage) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert run_stage(digits_project, "evaluate").status == 0
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_metrics_have_six_decimals() -> None:
+    logits = torch.arange(70.0).sin().view(7, 10)
+    result = evaluate(logits, torch.arange(7))
+    assert result.overall["loss"] == round(
+        torch.nn.functional.cross_entropy(logits.double(), torch.arange(7)).item(), 6
+    )

@@ -1,14 +1,13 @@
 """The pipeline as users run it: dvc and make, in a clone."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, clone, set_params, sh
+from conftest import ROOT, STAGES, clone, set_params, sh
 from ruamel.yaml import YAML
-
-STAGES = ["download", "preprocess", "train", "evaluate", "plot"]
 
 
 def ran(text: str) -> list[str]:
@@ -37,7 +36,6 @@ def test_an_experiment_and_its_comparison(digits_project: Path) -> None:
     classes = [line.split()[1] for line in metrics.splitlines() if line.startswith("metrics/per_class.json")]
     assert set(classes) <= set("0123456789")
     assert len(classes) > 3, "overall and for each class"
-    assert "failed to load" not in sh("dvc", "metrics", "show", cwd=digits_project)
 
     sh("dvc", "plots", "diff", cwd=digits_project)
     page = (digits_project / "dvc_plots/index.html").read_text()
@@ -51,13 +49,14 @@ def test_an_experiment_and_its_comparison(digits_project: Path) -> None:
     assert row["model.activation"] == "tanh"
     assert float(row["accuracy"]) > 0.5
 
-    # What was computed once comes from the cache.
+    # Results that DVC has computed before come from its cache.
     text = sh("dvc", "exp", "run", "-S", "model.activation=relu", cwd=digits_project)
     assert ran(text) == []
     assert sh("git", "status", "--porcelain", cwd=digits_project) == ""
 
 
-def test_an_experiment_beside_the_workspace(digits_project: Path) -> None:
+@pytest.mark.slow
+def test_an_experiment_outside_the_workspace(digits_project: Path) -> None:
     sh("dvc", "exp", "run", "--temp", "--name", "aside", "-S", "plot.mistakes=3", cwd=digits_project)
     assert sh("git", "status", "--porcelain", cwd=digits_project) == ""
     assert "aside" in sh("dvc", "exp", "list", cwd=digits_project)
@@ -70,8 +69,8 @@ def test_a_bad_value_stops_the_experiment(digits_project: Path) -> None:
     sh("dvc", "exp", "run", "-S", "train.epocs=3", cwd=digits_project, status=255)
 
 
-def test_a_misspelt_key_is_not_passed_over(digits_project: Path) -> None:
-    """A stage declares whole sections, so that a key that means nothing to it makes it run, and refuse."""
+def test_a_misspelt_key_is_refused(digits_project: Path) -> None:
+    """Stages declare whole sections, so that an unknown key makes one run and refuse it."""
     params = digits_project / "params.yaml"
     params.write_text(params.read_text().replace("\nplot:\n", "\nplot:\n  mistake: 3\n"))
     text = sh("dvc", "repro", cwd=digits_project, status=None)
@@ -92,8 +91,8 @@ def committed(name: str) -> dict[str, Any]:
     return loaded
 
 
-def test_the_committed_lock_is_of_what_is_committed(tmp_path: Path) -> None:
-    """Nothing but the outputs that only a run makes, or DVC's cache holds, is new to DVC in a clone."""
+def test_the_committed_lock_is_up_to_date(tmp_path: Path) -> None:
+    """In a fresh clone DVC misses only the outputs that are not in Git."""
     project = clone(tmp_path)
     status = json.loads(sh("dvc", "status", "--json", cwd=project))
     made = {"data/raw", "data/processed", "models/lenet.pt"}
@@ -113,19 +112,22 @@ def test_the_committed_lock_is_of_what_is_committed(tmp_path: Path) -> None:
 
 def test_make_lists_its_targets() -> None:
     text = sh("make", cwd=ROOT)
-    for target in ("demo", "repro", "test", "lint", "bench"):
-        assert f"make {target}" in text
+    for target in ("demo", "repro", "test", "test-all", "lint", "bench"):
+        assert f"make {target} " in text
 
 
 @pytest.mark.skipif(not (ROOT / ".venv/ready").exists(), reason="needs the .venv that make sets up")
-def test_make_demo(tmp_path: Path) -> None:
-    """In a clone that reaches no mirror, by a user unknown to Git; the set-up is not repeated, CI's own is its test."""
+@pytest.mark.parametrize("epochs", [pytest.param(20, marks=pytest.mark.slow), 2])
+def test_make_demo(tmp_path: Path, epochs: int) -> None:
+    """In a clone without a network, by a user unknown to Git. The set-up of .venv is not repeated."""
     project = clone(tmp_path / "project")
     (project / ".venv").symlink_to(ROOT / ".venv")
-    # -o: never older than what it is made of, or make would install this clone into the environment of the tests.
-    text = sh("make", "-o", ".venv/ready", "demo", cwd=project, HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path))
+    # -o: or make might install this clone into the environment of the tests.
+    [settings] = re.findall(r"^DIGITS := (.*) -S train.epochs=20$", (project / "Makefile").read_text(), re.MULTILINE)
+    command = ["make", "-o", ".venv/ready", "demo", f"DIGITS={settings} -S train.epochs={epochs}"]
+    text = sh(*command, cwd=project, HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path))
     assert sh("git", "status", "--porcelain", cwd=project) == ""
-    assert json.loads((project / "demo/metrics/test.json").read_text())["accuracy"] > 0.95
+    assert json.loads((project / "demo/metrics/test.json").read_text())["accuracy"] > (0.95 if epochs == 20 else 0.8)
     pictures = [line.split()[0] for line in text.splitlines() if line.strip().startswith("demo/")]
     assert pictures
     assert all((project / path).exists() for path in pictures)

@@ -2,17 +2,24 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
 import pytest
-from conftest import ROOT, assert_refused, set_params, tree
+from conftest import ROOT, Outcome, assert_refused, set_params, tree
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
 from PIL import Image
 
 from lenet.results import figures
 
 PICTURES = ["samples", "training_curves", "confusion_matrix", "per_class_accuracy", "mistakes"]
+
+
+Run = Callable[..., Outcome]
 
 
 def table(actual: list[int], predicted: list[int], probability: list[float]) -> pandas.DataFrame:
@@ -32,33 +39,46 @@ def test_picture_of_the_run_on_digits(digits_run: Path, name: str) -> None:
     assert path.stat().st_size < 300_000, "small enough for Git"
 
 
-def test_same_bytes_again(digits_project: Path, run_stage) -> None:
+def test_same_bytes_again(digits_project: Path, run_stage: Run) -> None:
     before = tree(digits_project)
     assert run_stage(digits_project, "plot").status == 0
     assert tree(digits_project) == before
 
 
-def test_no_torch_needed(digits_run: Path) -> None:
+def test_no_torch_needed(digits_project: Path) -> None:
     code = (
         "import sys, runpy\n"
         "sys.modules['torch'] = None\n"  # Importing it now raises ImportError.
         f"sys.path.insert(0, {str(ROOT / 'stages')!r})\n"
         "runpy.run_path('stages/plot.py', run_name='__main__')"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=digits_run, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", code], cwd=digits_project, check=True, capture_output=True)
+
+
+def history(loss: Any, accuracy: Any, validation_loss: Any = np.nan, validation_accuracy: Any = np.nan) -> Any:
+    """A table as training.csv is; without the last two, of a training that had no validation set."""
+    table = pandas.DataFrame({"train_loss": loss, "train_accuracy": accuracy})
+    table = table.assign(validation_loss=validation_loss, validation_accuracy=validation_accuracy, learning_rate=0.1)
+    return table.assign(epoch=range(1, len(table) + 1))
+
+
+def heights(axes: Axes, values: Any) -> NDArray[Any]:
+    """Where on the axes these values of y are, from 0 at the bottom to 1 at the top."""
+    points = axes.transData.transform([(1, value) for value in values])
+    place: NDArray[Any] = axes.transAxes.inverted().transform(points)[:, 1]
+    return place
 
 
 def test_titles_say_data_set_and_result() -> None:
     predictions = table([1, 2, 3], [1, 2, 9], [0.9, 0.8, 0.7])
-    history = pandas.DataFrame(
-        {"epoch": [1], "train_loss": [0.5], "train_accuracy": [0.8], "validation_loss": [0.4]}
-        | {"validation_accuracy": [0.9], "learning_rate": [0.1]}
-    )
     images = np.zeros((3, 28, 28), np.uint8)
-    curves = figures.training_curves(history, "MNIST")
+    curves = figures.training_curves(history([0.5], [0.8], [0.4], [0.9]), "MNIST")
     assert curves.get_suptitle() == "MNIST: 90.00% validation accuracy after 1 epoch"
     assert [axes.get_xlabel() for axes in curves.axes] == ["Epoch", "Epoch"]
-    assert [axes.get_ylabel() for axes in curves.axes] == ["Loss (mean over the images)", "Accuracy (%)"]
+    assert [axes.get_ylabel() for axes in curves.axes] == [
+        "Loss (mean over the images, logarithmic)",
+        "Error (% of the images, logarithmic)",
+    ]
     for figure in (
         figures.confusion_matrix(predictions, "title"),
         figures.per_class_accuracy(predictions, "title"),
@@ -69,11 +89,57 @@ def test_titles_say_data_set_and_result() -> None:
     assert figures.mistakes(images, predictions, 5, "title").get_suptitle().startswith("title\nall 1 mistakes")
 
 
+HISTORIES = {
+    "one epoch": history([0.5], [0.8]),
+    "one epoch, validated": history([0.5], [0.8], [0.5], [0.8]),
+    "none right": history([1.0, 0.1, 0.01], [0.0, 0.9, 0.99], [2.5, 0.2, 0.1], [0.0, 0.5, 0.95]),
+    "all right": history([0.5, 0.1, 0.0], [0.8, 0.99, 1.0], [0.4, 0.0, 0.0], [1.0, 1.0, 1.0]),
+    "nothing but 0": history([0.0, 0.0], [1.0, 1.0]),
+    "flat": history([2.305, 2.304, 2.303], [0.1, 0.1, 0.1]),
+    "38 decades": history(np.logspace(0, -37, 40), 1 - np.logspace(0, -3, 40)),
+    "1,000 epochs": history(1 / np.arange(1, 1001), 1 - 1 / np.arange(1, 1001), 0.1, 0.99),
+}
+
+
+@pytest.mark.parametrize("case", HISTORIES)
+def test_training_curves_show_every_number(case: str) -> None:
+    rows = HISTORIES[case]
+    figure = figures.training_curves(rows, "MNIST")
+    assert figures.to_png(figure).startswith(b"\x89PNG")
+    kinds = ["train", "validation"] if rows["validation_loss"].notna().any() else ["train"]
+    [legend] = figure.legends
+    assert [text.get_text().split(",")[0] for text in legend.get_texts()] == ["training", "validation"][: len(kinds)]
+    for axes, quantity in zip(figure.axes, ("loss", "accuracy"), strict=True):
+        for line, kind in zip(axes.lines, kinds, strict=True):
+            x, y = np.asarray(line.get_data(), float)
+            values = rows[f"{kind}_{quantity}"]
+            assert x.tolist() == rows["epoch"].tolist()
+            assert y == pytest.approx(100 * (1 - values) if quantity == "accuracy" else values)
+            assert axes.get_xlim()[0] < x.min()
+            assert axes.get_xlim()[1] > x.max()
+            low, high = axes.get_ylim()
+            assert low <= y.min()
+            assert high >= y.max()
+            assert np.isfinite(heights(axes, y)).all()
+            markers = len(rows[:: line.get_markevery()])
+            assert markers == len(rows) if len(rows) <= 20 else 10 <= markers <= 20, "more would hide the line"
+        ticks = [text.get_text() for text in axes.get_yticklabels()]
+        assert 2 <= len(ticks) <= 13, "no more than fit"
+        assert (ticks[0] == "0") == (axes.get_ylim()[0] == 0)
+        assert all(float(tick) == pytest.approx(at) for tick, at in zip(ticks, axes.get_yticks(), strict=True))
+        assert all(tick == int(tick) for tick in axes.get_xticks()), "epochs are whole numbers"
+
+
+def test_the_first_epoch_does_not_flatten_the_others() -> None:
+    """On a linear axis the others of this training would share a fifth of the height."""
+    rows = history([0.43, 0.093, 0.063, 0.033, 0.0145], [0.876, 0.972, 0.981, 0.99, 0.9956])
+    for axes in figures.training_curves(rows, "MNIST").axes:
+        places = heights(axes, axes.lines[0].get_ydata())
+        assert places[1] - places[-1] > 0.4
+
+
 def test_lines_differ_without_colour() -> None:
-    history = pandas.DataFrame({"epoch": [1, 2], "learning_rate": [0.1, 0.1]}).assign(
-        train_loss=1, train_accuracy=0.5, validation_loss=1, validation_accuracy=0.5
-    )
-    for axes in figures.training_curves(history, "MNIST").axes:
+    for axes in figures.training_curves(history([1, 1], [0.5, 0.5], 1, 0.5), "MNIST").axes:
         training, validation = axes.lines
         assert training.get_marker() != validation.get_marker()
         assert training.get_linestyle() != validation.get_linestyle()
@@ -109,7 +175,7 @@ def test_mistakes_are_the_most_confident_ones() -> None:
 
 
 @pytest.mark.parametrize("values", [(1, 1), (100, 100)])
-def test_least_and_most_of_the_parameters(digits_project: Path, run_stage, values: tuple[int, int]) -> None:
+def test_least_and_most_of_the_parameters(digits_project: Path, run_stage: Run, values: tuple[int, int]) -> None:
     set_params(digits_project, f"plot.samples={values[0]}", f"plot.mistakes={values[1]}")
     outcome = run_stage(digits_project, "plot")
     assert outcome.status == 0, outcome.error
@@ -122,20 +188,24 @@ BAD_TABLES = {
     "foreign": ("predictions", b"a,b\n1,2\n", "its columns must be actual,predicted,probability"),
     "binary": ("training", bytes(range(256)), "not a valid table"),
     "empty": ("training", b"", "not a valid table"),
-    "no row": ("predictions", b"actual,predicted,probability\n", "holds no row"),
+    "no row": ("predictions", b"actual,predicted,probability\n", "has no rows"),
     "text": (
         "predictions",
         b"actual,predicted,probability\n7,seven,1\n",
         "not a valid table of numbers",
     ),
-    "too few": ("predictions", b"actual,predicted,probability\n7,7,1\n", "is not about the test images in data/raw"),
+    "too few": (
+        "predictions",
+        b"actual,predicted,probability\n7,7,1\n",
+        "does not belong to the test images in data/raw",
+    ),
     "ragged": ("predictions", b"actual,predicted,probability\n7,7,1\n7,7,1,1\n", "not a valid table"),
     "one too many": ("predictions", b"actual,predicted,probability\n7,7,1,1\n", "its columns must be"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_TABLES)
-def test_bad_table(digits_project: Path, run_stage, case: str) -> None:
+def test_bad_table(digits_project: Path, run_stage: Run, case: str) -> None:
     name, content, words = BAD_TABLES[case]
     (digits_project / f"plots/{name}.csv").write_bytes(content)
     before = tree(digits_project)
@@ -144,9 +214,9 @@ def test_bad_table(digits_project: Path, run_stage, case: str) -> None:
 
 
 @pytest.mark.parametrize("more", [",12,0.9", ",7,1.5", ",7,"])
-def test_predictions_out_of_range(digits_project: Path, run_stage, more: str) -> None:
+def test_predictions_out_of_range(digits_project: Path, run_stage: Run, more: str) -> None:
     path = digits_project / "plots/predictions.csv"
     text = path.read_text()
     line = text.splitlines()[1]
     path.write_text(text.replace(line, line.rsplit(",", 2)[0] + more, 1))
-    assert_refused(run_stage(digits_project, "plot"), "plots/predictions.csv", "is not about the test images")
+    assert_refused(run_stage(digits_project, "plot"), "plots/predictions.csv", "does not belong to the test images")

@@ -4,11 +4,12 @@ import copy
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import preset_overrides, set_params, sh
+from conftest import RunStage, preset_overrides, set_params, sh, slow_except
 from test_networks import DEFAULTS, IMAGES, LABELS, PRESETS, VARIANTS, disturb, network, preset
 from torch import Tensor, nn
 
@@ -22,19 +23,19 @@ NAMED = {"-".join(map(str, changes.values())): changes for changes in VARIANTS}
 
 
 def any_network(name: str) -> nn.Sequential:
-    """A preset or a variant, its norms and biases other than at first."""
+    """A preset or a variant, its norms and biases randomised."""
     torch.manual_seed(0)
     net = preset(name) if name in PRESETS else network(**NAMED[name])
     disturb(net)
     return net
 
 
-# To the rounding of each: in float64 a wrong formula cannot hide behind it.
+# What rounding explains; in float64 a wrong formula cannot hide behind it.
 PRECISIONS = {torch.float32: 2e-4, torch.float64: 1e-11}
 
 
 def assert_near(result: Tensor, expected: Tensor, slack: float = 1) -> None:
-    """Equal to rounding, in relation to the largest value."""
+    """Equal up to rounding, relative to the largest value."""
     atol = slack * PRECISIONS[expected.dtype] * expected.abs().max().item()
     torch.testing.assert_close(result, expected, rtol=0, atol=atol)
 
@@ -43,7 +44,7 @@ def assert_near(result: Tensor, expected: Tensor, slack: float = 1) -> None:
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
 @pytest.mark.parametrize("name", [*PRESETS, *NAMED])
 def test_outputs_and_gradients_are_the_plain_networks(name: str, dtype: torch.dtype, mode: str) -> None:
-    """The same dropout, too, from the same seed, and the same running statistics."""
+    """Also the same dropout, from the same seed, and the same running statistics."""
     plain = any_network(name).to(dtype).train(mode == "train")
     shared = copy.deepcopy(plain)
     criterion = LOSSES["rbf" if isinstance(plain[-1], RBF) else "cross_entropy"]
@@ -51,9 +52,9 @@ def test_outputs_and_gradients_are_the_plain_networks(name: str, dtype: torch.dt
     results = []
     for net, forward in ((plain, plain), (shared, quick.quick(shared))):
         torch.manual_seed(1)
-        logits = forward(next(net.buffers()).new_tensor(IMAGES.tolist()))
+        logits = forward(IMAGES.to(dtype))
         results.append([logits, *torch.autograd.grad(criterion(logits, LABELS), list(net.parameters()))])
-    # At first the sigmoids of a square are nearly equal, and rounding decides which is the maximum.
+    # With the initial weights the sigmoids of a square are nearly equal, and rounding decides which is the maximum.
     slack = 20 if "max-sigmoid" in name and dtype == torch.float32 else 1
     for expected, result in zip(*results, strict=True):
         assert_near(result, expected, slack)
@@ -63,7 +64,9 @@ def test_outputs_and_gradients_are_the_plain_networks(name: str, dtype: torch.dt
 
 def to_squares(x: Tensor) -> Tensor:
     """[N, maps, H, W] -> [4, maps, H / 2, W / 2, N]."""
-    return x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(3, 5, 1, 2, 4, 0).flatten(0, 1).contiguous()
+    squares = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+    result: Tensor = squares.permute(3, 5, 1, 2, 4, 0).flatten(0, 1).contiguous()
+    return result
 
 
 def batch_last(x: Tensor) -> Tensor:
@@ -71,7 +74,8 @@ def batch_last(x: Tensor) -> Tensor:
     return x.permute(1, 2, 3, 0).contiguous()
 
 
-LAYERS = {
+Rearrange = Callable[[Tensor], Tensor]
+LAYERS: dict[str, tuple[nn.Module, tuple[int, ...], Rearrange, Rearrange]] = {
     "C1": (nn.Conv2d(1, 6, 5), (1, 32, 32), batch_last, to_squares),
     "C3": (nn.Conv2d(6, 16, 5), (6, 14, 14), batch_last, to_squares),
     "C3 on 12x12, no bias": (nn.Conv2d(6, 16, 5, bias=False), (6, 12, 12), batch_last, to_squares),
@@ -93,7 +97,7 @@ def test_each_layer(name: str, dtype: torch.dtype) -> None:
     layer, shape, before, after = LAYERS[name]
     layer = copy.deepcopy(layer).to(dtype)
     random = torch.Generator().manual_seed(0)
-    # Many values are equal, as the background's are: of equal maxima the first has the gradient.
+    # Many values are equal, as those of the background are: of equal maxima the first one has the gradient.
     x = torch.randint(-3, 4, (5, *shape), generator=random).to(dtype).requires_grad_()
     y = layer(x)
     weights = torch.rand(y.shape, generator=random, dtype=dtype)
@@ -112,8 +116,8 @@ def test_the_input() -> None:
     assert_near(quick._replacement(net.get_submodule("input"))(IMAGES), batch_last(expected))
 
 
-def test_a_layer_that_is_not_known() -> None:
-    with pytest.raises(TypeError, match="GELU is none of LeNet's layers"):
+def test_an_unknown_layer() -> None:
+    with pytest.raises(TypeError, match="GELU is not one of LeNet's layers"):
         quick._replacement(nn.GELU())
 
 
@@ -126,7 +130,7 @@ def test_tanh_is_tanh() -> None:
 
 @pytest.mark.parametrize("trained", ["plain", "quick"])
 def test_a_state_dict_goes_from_one_form_to_the_other(trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trained in either form, the weights load into a network, which in either form gives the same logits."""
+    """Weights that were trained in either form give the same logits in both."""
     if trained == "plain":
         monkeypatch.setattr(loop, "backend", plain_backend)
     options = Model(**DEFAULTS.model.model_dump() | {"batch_norm": True, "pooling": "trainable"})
@@ -142,12 +146,13 @@ def test_a_state_dict_goes_from_one_form_to_the_other(trained: str, monkeypatch:
 
 
 def plain_backend(network: nn.Sequential, _: torch.device) -> backend.Backend:
-    """What `backend` is on an accelerator, on any device."""
+    """The backend of an accelerator, for any device."""
     return backend.Backend(network, lambda step: step)
 
 
-def test_without_it_everything_works(digits_project: Path) -> None:
-    """Its two modules removed and the one place changed that chooses them, the pipeline trains and evaluates so."""
+@pytest.mark.slow
+def test_the_pipeline_works_without_it(digits_project: Path) -> None:
+    """Without its two modules, and with the only place changed that chooses them."""
     before = {name: json.loads((digits_project / f"metrics/{name}.json").read_text()) for name in ("train", "test")}
     package = digits_project / "stages/lenet/network"
     (package / "quick.py").unlink()
@@ -167,11 +172,11 @@ def test_without_it_everything_works(digits_project: Path) -> None:
         assert after.keys() == metrics.keys()
 
 
-@pytest.mark.parametrize("name", ["params.yaml", *PRESETS])
+@pytest.mark.parametrize("name", slow_except(["params.yaml", *PRESETS], ["params.yaml", "lenet5-1998"]))
 def test_a_training_of_the_plain_network_takes_the_same_course(
-    digits_project: Path, run_stage, name: str, monkeypatch: pytest.MonkeyPatch
+    digits_project: Path, run_stage: RunStage, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the first steps, before rounding has grown: one epoch of five steps, with dropout and augmentation."""
+    """For five steps, before rounding has grown; with dropout and augmentation."""
     data = digits_project / "data/processed"
     images, labels = torch.load(data / "training.pt")
     torch.save((images[:160].clone(), labels[:160].clone()), data / "training.pt")

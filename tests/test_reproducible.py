@@ -1,6 +1,7 @@
 """The same source and parameters give the same bytes, wherever, whenever and by whomever they are run."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DIGITS, MNIST, ROOT, clone, commit, needs_mnist, set_params, sh, tree
+from conftest import DIGITS, MNIST, ROOT, RunLenet, assert_refused, clone, commit, needs_mnist, set_params, sh, tree
 from kill import remove, state
 
 from lenet.data.tensors import load_dataset
+from lenet.environment import environment
 from lenet.experiments.verify import RECORD, Change, environment_changes, outputs
 from lenet.network.lenet import build
 from lenet.params import load_params
@@ -28,6 +30,7 @@ def assert_same(project: Path, reference: Path) -> None:
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
+@pytest.mark.slow
 def test_forced_again(digits_project: Path, digits_run: Path) -> None:
     text = sh("dvc", "repro", "--force", cwd=digits_project)
     assert text.count("Running stage") == 5
@@ -52,17 +55,28 @@ ONE_CORE = ["taskset", "-c", "0"] if can("taskset", "-c", "0", "true") else []
         pytest.param(
             AS_ANOTHER,
             id="another-user",
-            marks=pytest.mark.skipif(not can(*AS_ANOTHER, "true"), reason="needs Linux's user namespaces"),
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(not can(*AS_ANOTHER, "true"), reason="needs Linux's user namespaces"),
+            ],
         ),
     ],
 )
 def test_elsewhere(tmp_path: Path, digits_run: Path, prefix: list[str]) -> None:
-    """Another clone in another folder, and all of what a program could take from its surroundings."""
+    """In another clone, in another folder, with all else that a program may take from its surroundings."""
     (tmp_path / "a folder").mkdir()
     project = clone(tmp_path / "a folder")
     set_params(project, *DIGITS)
-    around = {"TZ": "Pacific/Kiritimati", "LC_ALL": "de_DE.UTF-8", "PYTHONHASHSEED": "99", "OMP_NUM_THREADS": "3"}
-    sh(*prefix, "dvc", "repro", "--force", cwd=project, USER="somebody", LOGNAME="somebody", **around)
+    sh(
+        *(*prefix, "dvc", "repro", "--force"),
+        cwd=project,
+        USER="somebody",
+        LOGNAME="somebody",
+        TZ="Pacific/Kiritimati",
+        LC_ALL="de_DE.UTF-8",
+        PYTHONHASHSEED="99",
+        OMP_NUM_THREADS="3",
+    )
     assert_same(project, digits_run)
 
 
@@ -72,8 +86,9 @@ def experiment_lock(project: Path, name: str) -> bytes:
     return sh("git", "show", f"{reference}:dvc.lock", cwd=project).encode()
 
 
+@pytest.mark.slow
 def test_experiments_elsewhere_and_side_by_side(digits_project: Path) -> None:
-    """In a temporary folder, and from the queue with two workers; DVC must not have anything to take instead."""
+    """In a temporary folder and by two workers of the queue, with nothing in DVC's cache to take instead."""
     lock = (digits_project / "dvc.lock").read_bytes()
     remove(digits_project)
     commit(digits_project, "no run")
@@ -97,10 +112,12 @@ def test_experiments_elsewhere_and_side_by_side(digits_project: Path) -> None:
     assert [experiment_lock(digits_project, name) == lock for name in names] == [True, True]
 
 
-def test_outputs_say_nothing_of_where_they_were_made(digits_run: Path) -> None:
+def test_outputs_do_not_tell_where_they_were_made(digits_run: Path) -> None:
     words = [str(digits_run), digits_run.name, sys.prefix, torch.__version__.split("+")[0], time.strftime("%Y-%m-%d")]
+    made = tuple(outputs(digits_run))
     for name, content in tree(digits_run).items():
-        assert [word for word in words if word.encode() in content] == [], name
+        if name.startswith(made):
+            assert [word for word in words if word.encode() in content] == [], name
 
 
 @pytest.mark.parametrize(
@@ -111,14 +128,16 @@ def test_outputs_say_nothing_of_where_they_were_made(digits_run: Path) -> None:
         ({"pooling": "trainable", "c3": "sparse"}, {"optimizer": "adam", "schedule": "constant"}),
     ],
 )
-def test_an_epoch_is_a_function_of_the_state_before_it(digits_run: Path, model: dict, train: dict) -> None:
-    """From the state after any epoch, with another network in memory and another global generator, the same comes."""
+def test_an_epoch_is_a_function_of_the_state_before_it(
+    digits_run: Path, model: dict[str, object], train: dict[str, object]
+) -> None:
+    """Whatever the network's weights and the global generator were before the state was loaded."""
     data = load_dataset(digits_run / "data/processed/validation.pt")
     options = DEFAULTS.train.model_copy(update={"batch_size": 32, "epochs": 3} | train)
     network = build(DEFAULTS.model.model_copy(update=model))
     states, rows = [], []
     for row, reached in loop.train(network, data, data, options, torch.device("cpu")):
-        # A copy, for the training goes on to change its own.
+        # A copy, because the training changes its state in-place.
         states.append(deepcopy(reached))
         rows.append(row)
     expected = network.state_dict()
@@ -130,23 +149,37 @@ def test_an_epoch_is_a_function_of_the_state_before_it(digits_run: Path, model: 
         assert all(other.state_dict()[name].equal(expected[name]) for name in expected)
 
 
+def test_verify_records_the_environment(
+    digits_project: Path, run_lenet: RunLenet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every output is equal: here because nothing is rerun."""
+    monkeypatch.setattr("lenet.experiments.verify.rerun", lambda _: None)
+    outcome = run_lenet(digits_project, "verify", "--record")
+    assert outcome.status == 0
+    assert outcome.output.splitlines()[-1] == "all 14 outputs equal those of dvc.lock, byte for byte"
+    assert sh("git", "status", "--porcelain", cwd=digits_project) == f" M {RECORD}\n"
+    record = json.loads((digits_project / RECORD).read_bytes())
+    assert record == {"environment": environment(torch.device("cpu")), "outputs": outputs(digits_project)}
+
+
+@pytest.mark.slow
 def test_verify(digits_project: Path) -> None:
-    """What is committed comes out again; where it does not, it is said what, and what may be why."""
     before = tree(digits_project)
-    text = sh("lenet", "verify", "--record", cwd=digits_project)
-    assert "all 14 outputs are those of dvc.lock, to the byte" in text
+    text = sh("lenet", "verify", cwd=digits_project)
+    assert text.count("Running stage") == 5
+    assert "all 14 outputs equal those of dvc.lock, byte for byte" in text
     assert "DIFFERS" not in text
     assert tree(digits_project) == before
-    assert sh("git", "status", "--porcelain", cwd=digits_project) in ("", f" M {RECORD}\n")
-    record = json.loads((digits_project / RECORD).read_bytes())
-    assert record["outputs"] == outputs(digits_project)
+    assert sh("git", "status", "--porcelain", cwd=digits_project) == ""
 
-    # The same as if it had been committed from another machine, after a change of code that was not run.
-    md5 = record["outputs"]["models/lenet.pt"]
+
+def test_verify_where_an_output_differs(digits_project: Path) -> None:
+    """As if it had been committed on another machine, after a change of code that was not rerun."""
+    made = outputs(digits_project)
     lock = digits_project / "dvc.lock"
-    lock.write_text(lock.read_text().replace(md5, "ab" * 16))
-    record["outputs"]["models/lenet.pt"] = "ab" * 16
-    record["environment"] |= {"processor": "a Pentium, 90 MHz", "torch": "0.1"}
+    lock.write_text(lock.read_text().replace(made["models/lenet.pt"], "ab" * 16))
+    there = environment(torch.device("cpu")) | {"processor": "a Pentium, 90 MHz", "torch": "0.1"}
+    record = {"environment": there, "outputs": made | {"models/lenet.pt": "ab" * 16}}
     (digits_project / RECORD).write_text(json.dumps(record))
     metrics = json.loads((digits_project / "metrics/test.json").read_text())
     (digits_project / "metrics/test.json").write_text(json.dumps(metrics | {"accuracy": 0.5}))
@@ -155,7 +188,7 @@ def test_verify(digits_project: Path) -> None:
     text = sh("lenet", "verify", cwd=digits_project, status=1)
     lines = text.splitlines()
     assert [line.split()[0] for line in lines if line.endswith("DIFFERS")] == ["models/lenet.pt"]
-    assert "dvc.lock was not made from what is committed beside it, but from other versions of:" in lines
+    assert "dvc.lock was not made from the committed sources, but from other versions of:" in lines
     assert "  stages/plot.py" in lines
     assert "  stages/train.py" not in lines
     assert "processor: a Pentium, 90 MHz; here: " in text
@@ -164,7 +197,7 @@ def test_verify(digits_project: Path) -> None:
     [accuracy] = [line for line in lines if "metrics/test.json accuracy" in line]
     assert accuracy.split()[2] == "0.5"
     assert accuracy.endswith("BEYOND")
-    assert lines[-1].startswith("error: 1 of 14 outputs are not those of dvc.lock; their metrics are beyond")
+    assert lines[-1].startswith("error: 1 of 14 outputs differ from those of dvc.lock; the metrics are beyond")
 
 
 def test_tolerance() -> None:
@@ -174,20 +207,21 @@ def test_tolerance() -> None:
     assert not Change("metrics/train.json parameters", 61706, 61707).tolerated
 
 
-def test_verify_outside_of_a_project(tmp_path: Path) -> None:
-    assert "error: cannot clone this folder" in sh("lenet", "verify", cwd=tmp_path, status=1)
+def test_verify_outside_of_a_project(tmp_path: Path, run_lenet: RunLenet) -> None:
+    assert_refused(run_lenet(tmp_path, "verify"), "cannot clone this folder")
     sh("git", "init", "--quiet", cwd=tmp_path)
     sh("git", "commit", "--quiet", "--allow-empty", "-m", "nothing", cwd=tmp_path)
-    assert "error: the last commit has no dvc.lock" in sh("lenet", "verify", cwd=tmp_path, status=1)
+    assert_refused(run_lenet(tmp_path, "verify"), "the last commit has no dvc.lock")
 
 
 def test_the_committed_environment_is_of_the_committed_lock() -> None:
     assert json.loads((ROOT / RECORD).read_bytes())["outputs"] == outputs(ROOT)
 
 
+@pytest.mark.slow
 @needs_mnist
-def test_what_is_committed_can_be_had_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole pipeline on MNIST: the same bytes in the environment that is recorded, elsewhere the same metrics."""
+def test_the_committed_results_are_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole pipeline on MNIST: the same bytes in the recorded environment, elsewhere the same metrics."""
     project = clone(tmp_path)
     monkeypatch.chdir(project)
     elsewhere = environment_changes(outputs(project))
@@ -198,11 +232,36 @@ def test_what_is_committed_can_be_had_again(tmp_path: Path, monkeypatch: pytest.
     ]
     for path in ("data/raw", "data/processed", "plots/samples.png"):
         assert f"{path:30} equal" in lines
-    assert "was not made from what is committed" not in text
+    assert "was not made from the committed sources" not in text
     [line] = [line for line in lines if line.endswith("of 10000 test images are classified right")]
     accuracy = float(line.split("%")[0]) / 100
     committed = json.loads((project / "metrics/test.json").read_bytes())["accuracy"]
     assert accuracy >= 0.99
-    # Another processor may round otherwise, and the bytes differ from the committed ones; what they mean does not.
+    # Another processor may round differently: then the bytes differ, but hardly the metrics.
     assert accuracy == pytest.approx(committed, abs=0.002 if elsewhere else 1e-9)
-    assert lines[-1].endswith("to the byte") or (elsewhere and lines[-1].endswith("metrics are within the tolerance"))
+    assert lines[-1].endswith("byte for byte") or (elsewhere and lines[-1].endswith("metrics are within the tolerance"))
+
+
+@pytest.mark.parametrize(("committed", "here"), [(0.99, math.nan), (math.nan, 0.99), (0.99, 0.9849), (0.98, 0.9851)])
+def test_what_is_not_tolerated(committed: float, here: float) -> None:
+    assert not Change("metrics/test.json accuracy", committed, here).tolerated
+
+
+@pytest.mark.parametrize(
+    ("name", "near", "far"),
+    [("accuracy", 0.004, 0.006), ("error_rate", 0.004, 0.006), ("validation_loss", 0.019, 0.021)],
+)
+def test_each_metric_has_its_own_tolerance(name: str, near: float, far: float) -> None:
+    assert Change(f"metrics/test.json {name}", 0.5, 0.5 + near).tolerated
+    assert Change(f"metrics/test.json {name}", 0.5, 0.5 - near).tolerated
+    assert not Change(f"metrics/test.json {name}", 0.5, 0.5 + far).tolerated
+    assert not Change(f"metrics/test.json {name}_of_loss_and_more", 0.5, 0.5 + near).tolerated
+
+
+def test_a_record_of_other_outputs_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [line] = environment_changes({"a": "1"})
+    assert line.startswith(f"unknown: {RECORD} is missing")
+    RECORD.write_text(json.dumps({"environment": {"python": "3.0"}, "outputs": {"a": "2"}}))
+    [line] = environment_changes({"a": "1"})
+    assert line.startswith(f"unknown: {RECORD} belongs to other outputs")

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, starved or doubled: they cost minutes, not results."""
+"""Runs that are killed, stopped, out of disk or memory, or started twice: they cost minutes, not results."""
 
 import errno
 import fcntl
@@ -8,43 +8,88 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, Protocol
 
 import pytest
-from conftest import assert_refused, commit, set_params, sh, tree
+import torch
+from conftest import STAGES, RunStage, assert_refused, commit, set_params, sh, shared, slow_except, tree
 from kill import kill, state
 
+from lenet.data.tensors import Dataset
+from lenet.files import write_bytes, written_whole
 from lenet.training import checkpoints
-
-STAGES = ["download", "preprocess", "train", "evaluate", "plot"]
 
 
 class Running:
-    """A program in a project, its output and errors together read as they come."""
+    """A program in a project, its output and errors read as they come."""
 
-    def __init__(self, project: Path, *command: str) -> None:
+    def __init__(self, project: Path, *command: str, **environment: str) -> None:
         self.process = subprocess.Popen(
-            command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            command,
+            cwd=project,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
+        self.watchdog = threading.Timer(300, self.kill)
+        self.watchdog.start()
 
-    def until(self, words: str) -> None:
-        """Read on to the line that has these words."""
+    def until(self, words: str) -> str:
+        """Read up to the line that has these words, and return what was read."""
         assert self.process.stdout is not None
-        assert any(words in line for line in self.process.stdout), f"ended without: {words}"
+        seen = ""
+        for line in self.process.stdout:
+            seen += line
+            if words in line:
+                return seen
+        raise AssertionError(f"ended without: {words}\n{seen}")
 
     def end(self) -> tuple[int, str]:
-        """Wait for the end; the exit status, and what has not been read yet."""
-        rest, _ = self.process.communicate(timeout=120)
+        """Wait until it ends; return the exit status and what has not been read yet."""
+        rest, _ = self.process.communicate()
+        self.watchdog.cancel()
         return self.process.returncode, rest
+
+    def kill(self) -> None:
+        """Kill it and what it started, unless all of them have ended."""
+        self.watchdog.cancel()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Start(Protocol):
+    """The fixture `start`."""
+
+    def __call__(self, project: Path, *command: str, **environment: str) -> Running: ...
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start programs; those that are still running when the test ends are killed."""
+    started = []
+
+    def run(project: Path, *command: str, **environment: str) -> Running:
+        started.append(Running(project, *command, **environment))
+        return started[-1]
+
+    yield run
+    for program in started:
+        program.kill()
 
 
 TRAIN = [sys.executable, "stages/train.py"]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(digits_project: Path) -> None:
-    """`python tests/kill.py` makes more of them."""
+    """`python tests/kill.py` kills more often."""
     assert kill(digits_project, kills=3, seed=1)["kills"] == 3
 
 
@@ -55,31 +100,33 @@ class Interrupted(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def killed(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
-    """A training of six epochs that was killed in its third, by SIGKILL, and what it gives when it is not."""
-    project = shutil.copytree(digits_run, tmp_path_factory.mktemp("killed") / "project")
-    set_params(project, "train.epochs=6")
-    sh(*TRAIN, cwd=project)
-    expected = tree(project)
-    training = Running(project, *TRAIN)
-    training.until("epoch 2/6")
-    training.process.kill()
-    assert training.end()[0] == -signal.SIGKILL
-    return project, expected
+def killed(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of six epochs that was killed in its third, by SIGKILL, and beside it the same one finished."""
+
+    def make(folder: Path) -> None:
+        project = shutil.copytree(digits_run, folder / "project")
+        set_params(project, "train.epochs=6")
+        sh(*TRAIN, cwd=project)
+        shutil.copytree(project, folder / "finished")
+        training = Running(project, *TRAIN)
+        training.until("epoch 2/6")
+        training.process.kill()
+        assert training.end()[0] == -signal.SIGKILL
+
+    return shared(tmp_path_factory, "killed", make)
 
 
 @pytest.fixture
-def interrupted(killed: tuple[Path, dict[str, bytes]], tmp_path: Path) -> Interrupted:
-    """A copy of it for one test."""
-    original, expected = killed
-    project = shutil.copytree(original, tmp_path / "project")
+def interrupted(killed: Path, tmp_path: Path) -> Interrupted:
+    """A copy of the killed training for one test."""
+    project = shutil.copytree(killed / "project", tmp_path / "project")
     [checkpoint] = (project / "models/checkpoints").glob("*.checkpoint")
-    return Interrupted(project, checkpoint, expected)
+    return Interrupted(project, checkpoint, tree(killed / "finished"))
 
 
 def test_a_killed_training_is_resumed(interrupted: Interrupted) -> None:
     project, checkpoint, expected = interrupted
-    # As a program leaves it that was killed while it wrote.
+    # A program that was killed while it wrote leaves this.
     (project / f"plots/.training.csv.{dead_process()}.part").write_bytes(b"epo")
     text = sh(*TRAIN, cwd=project)
     assert "resuming after epoch 2 of 6" in text or "resuming after epoch 3 of 6" in text
@@ -94,9 +141,21 @@ def dead_process() -> int:
     return done.pid
 
 
+def interrupt(project: Path, run_stage: RunStage) -> Path:
+    """Train until the model cannot be written, and return the checkpoint that is left."""
+    model = project / "models/lenet.pt"
+    model.unlink()
+    model.mkdir()
+    assert_refused(run_stage(project, "train"), "models/lenet.pt: Is a directory")
+    model.rmdir()
+    [checkpoint] = (project / "models/checkpoints").glob("*.checkpoint")
+    return checkpoint
+
+
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty"])
-def test_a_damaged_checkpoint_is_reported_and_not_used(interrupted: Interrupted, damage: str) -> None:
-    project, checkpoint, expected = interrupted
+def test_a_damaged_checkpoint_is_reported_and_not_used(digits_project: Path, run_stage: RunStage, damage: str) -> None:
+    expected = tree(digits_project)
+    checkpoint = interrupt(digits_project, run_stage)
     content = bytearray(checkpoint.read_bytes())
     match damage:
         case "flipped":
@@ -106,40 +165,59 @@ def test_a_damaged_checkpoint_is_reported_and_not_used(interrupted: Interrupted,
         case "empty":
             content.clear()
     checkpoint.write_bytes(content)
-    text = sh(*TRAIN, cwd=project)
-    assert f"warning: models/checkpoints/{checkpoint.name} is damaged and not used; the training begins anew" in text
-    assert "epoch 1/6: " in text
-    assert tree(project) == expected
+    outcome = run_stage(digits_project, "train")
+    assert outcome.status == 0
+    name = f"models/checkpoints/{checkpoint.name}"
+    assert outcome.error == f"warning: {name} is damaged and not used; training starts from scratch\n"
+    assert "epoch 1/2: " in outcome.output
+    assert tree(digits_project) == expected
 
 
-@pytest.mark.parametrize("change", ["parameter", "data", "code"])
-def test_a_stale_checkpoint_is_not_used(interrupted: Interrupted, change: str) -> None:
-    project = interrupted.project
+CHANGES = ["parameter", "data", "code", "environment"]
+
+
+@pytest.mark.parametrize("change", slow_except(CHANGES, ["code", "environment"]))
+def test_a_stale_checkpoint_is_not_used(
+    interrupted: Interrupted, run_stage: RunStage, start: Start, change: str
+) -> None:
+    project, environment = interrupted.project, dict[str, str]()
     match change:
         case "parameter":
             set_params(project, "train.learning_rate=0.011")
         case "data":
             set_params(project, "preprocess.seed=1")
-            sh(sys.executable, "stages/preprocess.py", cwd=project)
+            assert run_stage(project, "preprocess").status == 0
         case "code":
             source = project / "stages/lenet/training/augmentation.py"
-            source.write_text(source.read_text() + "# Who knows what this does.\n")
-    text = sh(*TRAIN, cwd=project)
-    assert "resuming" not in text
-    assert "damaged" not in text
-    assert "epoch 1/6: " in text
-    # The one of what was interrupted is still there; the one of what has ended is not.
-    assert list((project / "models/checkpoints").glob("*.checkpoint")) == [interrupted.checkpoint]
+            source.write_text(source.read_text() + "# A comment could be anything.\n")
+        case "environment":
+            if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+                pytest.skip("needs a processor with vector instructions that PyTorch can do without")
+            environment["ATEN_CPU_CAPABILITY"] = "default"
+    seen = start(project, *TRAIN, **environment).until(": loss ")
+    assert "resuming" not in seen
+    assert "damaged" not in seen
+    assert "epoch 1/6: " in seen
+    assert interrupted.checkpoint.exists(), "what it belongs to may still be resumed"
 
 
-def test_a_short_training_in_between_costs_an_interrupted_one_nothing(interrupted: Interrupted) -> None:
-    project, checkpoint, expected = interrupted
-    set_params(project, "train.epochs=1")
-    sh(*TRAIN, cwd=project)
+def test_a_checkpoint_belongs_to_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the environments are the same: on two accelerators of one kind."""
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H200")
+    data = Dataset(torch.zeros(2, 28, 28, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+    devices = [torch.device(name) for name in ("cpu", "mps", "cuda:0", "cuda:1")]
+    assert len({checkpoints.identity({}, [data], device) for device in devices}) == len(devices)
+
+
+def test_a_short_training_in_between_does_not_cost_the_checkpoint(digits_project: Path, run_stage: RunStage) -> None:
+    expected = tree(digits_project)
+    checkpoint = interrupt(digits_project, run_stage)
+    set_params(digits_project, "train.epochs=1")
+    assert run_stage(digits_project, "train").status == 0
     assert checkpoint.exists()
-    set_params(project, "train.epochs=6")
-    assert "resuming after epoch" in sh(*TRAIN, cwd=project)
-    assert tree(project) == expected
+    set_params(digits_project, "train.epochs=2")
+    assert "resuming after epoch 2 of 2" in run_stage(digits_project, "train").output
+    assert tree(digits_project) == expected
 
 
 def test_checkpoints_are_kept_within_a_bound(tmp_path: Path) -> None:
@@ -152,7 +230,9 @@ def test_checkpoints_are_kept_within_a_bound(tmp_path: Path) -> None:
     assert checkpoints.load(tmp_path / "29.checkpoint") == {"epoch": 29}
 
 
-def test_a_file_system_without_locks(digits_project: Path, run_stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks(
+    digits_project: Path, run_stage: RunStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Network file systems refuse an exclusive lock on what is not open for writing, and some refuse every lock."""
 
     def nfs(file: IO[bytes], operation: int) -> None:
@@ -165,16 +245,16 @@ def test_a_file_system_without_locks(digits_project: Path, run_stage, monkeypatc
     outcome = run_stage(digits_project, "train")
     assert outcome.status == 0
     assert outcome.error == (
-        "warning: models/checkpoints/lock: No locks available; see that no other training runs in this folder\n"
+        "warning: models/checkpoints/lock: No locks available; make sure that no other run uses this folder\n"
     )
     assert tree(digits_project) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals(digits_project: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", slow_except([signal.SIGINT, signal.SIGTERM], [signal.SIGINT]))
+def test_signals(digits_project: Path, start: Start, number: signal.Signals) -> None:
     set_params(digits_project, "train.epochs=1000")
     before = tree(digits_project)
-    training = Running(digits_project, *TRAIN)
+    training = start(digits_project, *TRAIN)
     training.until("epoch 1/1000")
     training.process.send_signal(number)
     status, rest = training.end()
@@ -186,8 +266,8 @@ def test_signals(digits_project: Path, number: signal.Signals) -> None:
     assert not [name for name in left if name.endswith(".part")]
 
 
-def test_a_signal_in_the_midst_of_an_import(tmp_path: Path) -> None:
-    """It waits for the import's end, because code that is imported may swallow an exception, as PyTorch's does."""
+def test_a_signal_during_an_import(tmp_path: Path, start: Start) -> None:
+    """It waits for the import to end: code that is being imported may swallow an exception, as PyTorch's does."""
     (tmp_path / "swallower.py").write_text(
         "import os, signal, time\n"
         "try:\n"
@@ -205,39 +285,50 @@ def test_a_signal_in_the_midst_of_an_import(tmp_path: Path) -> None:
         "    time.sleep(60)\n"
         "run('program', main)\n"
     )
-    status, text = Running(tmp_path, sys.executable, "program.py").end()
+    status, text = start(tmp_path, sys.executable, "program.py").end()
     assert status == 128 + signal.SIGTERM
     assert text.splitlines() == ["imported", "error: stopped by SIGTERM; run the same command again"]
 
 
-@pytest.mark.parametrize(("words", "epochs"), [("epoch 1/1000", 1000), ("Running stage 'evaluate'", 3)])
-def test_a_signal_for_lenet_alone_ends_what_it_started(
-    digits_project: Path, monkeypatch: pytest.MonkeyPatch, words: str, epochs: int
+@pytest.mark.parametrize(
+    ("words", "epochs"),
+    [
+        ("Running stage 'download'", 3),
+        pytest.param("epoch 1/1000", 1000, marks=pytest.mark.slow),
+        pytest.param("Running stage 'evaluate'", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_to_lenet_alone_ends_what_it_started(
+    digits_project: Path, monkeypatch: pytest.MonkeyPatch, start: Start, words: str, epochs: int
 ) -> None:
     temporary = digits_project.parent / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     set_params(digits_project, f"train.epochs={epochs}")
-    commit(digits_project, "a run that is still at work when the signal comes")
-    verify = Running(digits_project, "lenet", "verify")
+    commit(digits_project, "still running when the signal arrives")
+    verify = start(digits_project, "lenet", "verify")
     verify.until(words)
     verify.process.send_signal(signal.SIGTERM)
-    # Its end is that of all: they share the pipe that is read here.
+    # All that it started has ended too: they share the pipe that is read here.
     status, text = verify.end()
     assert status == 128 + signal.SIGTERM
-    assert text.splitlines()[-1] == "error: stopped by SIGTERM; run the same command again"
+    assert text.endswith("error: stopped by SIGTERM; run the same command again\n")
     assert not list(temporary.glob("lenet-verify-*"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs GNU OpenMP, which PyTorch has on Linux")
 @pytest.mark.parametrize(
     ("variable", "value", "expected"),
-    [(None, "", "1000"), ("GOMP_SPINCOUNT", "7", "7"), ("OMP_WAIT_POLICY", "PASSIVE", "0")],
+    [
+        (None, "", "1000"),
+        pytest.param("GOMP_SPINCOUNT", "7", "7", marks=pytest.mark.slow),
+        pytest.param("OMP_WAIT_POLICY", "PASSIVE", "0", marks=pytest.mark.slow),
+    ],
 )
-def test_threads_that_wait_go_to_sleep(
+def test_waiting_threads_go_to_sleep(
     digits_project: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, value: str, expected: str
 ) -> None:
-    """What GNU OpenMP itself says as it is loaded; what the user has set counts."""
+    """As GNU OpenMP itself reports when it is loaded; a setting of the user's is left alone."""
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     if variable:
@@ -247,13 +338,13 @@ def test_threads_that_wait_go_to_sleep(
     assert f"GOMP_SPINCOUNT = '{expected}'" in text
 
 
-def test_a_second_training_waits(digits_project: Path) -> None:
+def test_a_second_training_waits(digits_project: Path, start: Start) -> None:
     expected = tree(digits_project)
-    first = Running(digits_project, *TRAIN)
+    first = start(digits_project, *TRAIN)
     first.until("epoch 1/2")
     first.process.send_signal(signal.SIGSTOP)
-    second = Running(digits_project, *TRAIN)
-    second.until("models/checkpoints: another training is at work in this project; waiting for its end")
+    second = start(digits_project, *TRAIN)
+    second.until("models/checkpoints: another training run is in progress in this project; waiting for it to end")
     first.process.send_signal(signal.SIGCONT)
     assert first.end()[0] == 0
     status, text = second.end()
@@ -262,9 +353,10 @@ def test_a_second_training_waits(digits_project: Path) -> None:
     assert tree(digits_project) == expected
 
 
-def test_a_second_dvc_says_so(digits_project: Path) -> None:
+@pytest.mark.slow
+def test_a_second_dvc_is_refused(digits_project: Path, start: Start) -> None:
     expected = state(digits_project)
-    first = Running(digits_project, "dvc", "repro", "--force")
+    first = start(digits_project, "dvc", "repro", "--force")
     first.until("epoch 1/2")
     os.killpg(first.process.pid, signal.SIGSTOP)
     text = sh("dvc", "repro", "--force", cwd=digits_project, status=255)
@@ -277,7 +369,7 @@ def test_a_second_dvc_says_so(digits_project: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path, digits_run: Path) -> Iterator[Path]:
-    """A copy of the run on `digits` on a file system of its own, of 40 MB."""
+    """A copy of the run on `digits` in a file system of its own, of 40 MB."""
     mounted = tmp_path / "disk"
     mounted.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(mounted)]
@@ -290,7 +382,7 @@ def small_disk(tmp_path: Path, digits_run: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Leave no byte free; the file to remove for some."""
+    """Leave no byte free, and return the file that takes the space."""
     path = disk / "fill"
     with path.open("wb", buffering=0) as file:
         for size in (2**20, 2**12):
@@ -302,10 +394,10 @@ def fill(disk: Path) -> Path:
     return path
 
 
-def test_full_disk(small_disk: Path, run_stage) -> None:
+def test_full_disk(small_disk: Path, run_stage: RunStage) -> None:
     before = state(small_disk)
-    full = fill(small_disk.parent)
-    # What is there already is not written again.
+    fill(small_disk.parent)
+    # `download` writes only what is missing.
     (small_disk / "data/raw/t10k-labels-idx1-ubyte.gz").rename(small_disk / "kept")
     for name in STAGES:
         if name == "preprocess":
@@ -313,6 +405,11 @@ def test_full_disk(small_disk: Path, run_stage) -> None:
         assert_refused(run_stage(small_disk, name), "No space left on device; make room on the disk and run this again")
     assert state(small_disk) == before
 
+
+@pytest.mark.slow
+def test_dvc_on_a_full_disk(small_disk: Path) -> None:
+    before = state(small_disk)
+    full = fill(small_disk.parent)
     set_params(small_disk, "train.epochs=1")
     lock = (small_disk / "dvc.lock").read_bytes()
     text = sh("dvc", "repro", cwd=small_disk, status=255)
@@ -320,7 +417,7 @@ def test_full_disk(small_disk: Path, run_stage) -> None:
     assert "Traceback" not in text
     assert (small_disk / "dvc.lock").read_bytes() == lock
     full.unlink()
-    # DVC may have torn its own list of locks; docs/recovery.md says what to do.
+    # DVC may have written its list of locks only in part; docs/recovery.md says what to do.
     (small_disk / ".dvc/tmp/rwlock").unlink(missing_ok=True)
     sh("git", "restore", ".", cwd=small_disk)
     sh("dvc", "checkout", cwd=small_disk)
@@ -331,7 +428,7 @@ def test_full_disk(small_disk: Path, run_stage) -> None:
     assert "up to date" in sh("dvc", "status", cwd=small_disk)
 
 
-def test_read_only(small_disk: Path, run_stage) -> None:
+def test_read_only(small_disk: Path, run_stage: RunStage) -> None:
     before = state(small_disk)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk.parent)], check=True)
     for name in STAGES:
@@ -340,7 +437,7 @@ def test_read_only(small_disk: Path, run_stage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "vanished"),
+    ("stage", "missing"),
     [
         ("preprocess", "data/raw/t10k-images-idx3-ubyte.gz"),
         ("train", "data/processed/training.pt"),
@@ -351,10 +448,10 @@ def test_read_only(small_disk: Path, run_stage) -> None:
         ("plot", "params.yaml"),
     ],
 )
-def test_a_vanished_input(digits_project: Path, run_stage, stage: str, vanished: str) -> None:
-    (digits_project / vanished).unlink()
+def test_a_missing_input(digits_project: Path, run_stage: RunStage, stage: str, missing: str) -> None:
+    (digits_project / missing).unlink()
     before = tree(digits_project)
-    assert_refused(run_stage(digits_project, stage), f"{vanished}: no such file; `dvc repro`")
+    assert_refused(run_stage(digits_project, stage), f"{missing}: no such file; `dvc repro`")
     assert tree(digits_project) == before
 
 
@@ -371,7 +468,7 @@ runpy.run_path("stages/preprocess.py", run_name="__main__")
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits and /proc")
 def test_too_little_memory(digits_project: Path) -> None:
-    """With 256 MB to be had, images that claim to be 784 MB."""
+    """With 256 MB available, a file whose header claims 784 MB of images."""
     images = digits_project / "data/raw/train-images-idx3-ubyte.gz"
     content = gzip.decompress(images.read_bytes())
     images.write_bytes(gzip.compress(content[:4] + (10**6).to_bytes(4, "big") + content[8:]))
@@ -379,3 +476,74 @@ def test_too_little_memory(digits_project: Path) -> None:
     text = sh(sys.executable, "-c", LIMITED, cwd=digits_project, status=1)
     assert text == "error: not enough memory; end other programs or use a smaller batch_size, and run this again\n"
     assert tree(digits_project) == before
+
+
+def test_a_checkpoint_is_named_after_everything_that_decides_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name differs if an image, a label, a parameter, a package or the device does."""
+
+    def data() -> Dataset:
+        return Dataset(torch.zeros(3, 28, 28, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
+
+    def name(seed: int = 0, device: str = "cpu", training: bool = True, validation: bool = True) -> str:
+        sets = [first if training else None, second if validation else None]
+        return checkpoints.identity({"train": {"seed": seed}}, sets, torch.device(device))
+
+    first, second = data(), data()
+    names = [name(), name(seed=1), name(device="cpu:0"), name(validation=False)]
+    for dataset in (first, second):
+        for tensor in dataset:
+            tensor[2] += 1
+            names.append(name())
+            tensor[2] -= 1
+    assert name() == names[0]
+    monkeypatch.setattr("platform.python_version", lambda: "3.0")
+    names.append(name())
+    assert len(set(names)) == len(names)
+    assert all(len(each) == 16 and int(each, 16) >= 0 for each in names)
+
+
+def test_a_second_run_does_nothing_until_the_first_has_ended(tmp_path: Path) -> None:
+    order = []
+
+    def second() -> None:
+        with checkpoints.only_one(tmp_path / "folder"):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with checkpoints.only_one(tmp_path / "folder"):
+        waiting.start()
+        waiting.join(0.3)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+
+
+def test_half_written_files_of_running_programs_are_left_alone(tmp_path: Path) -> None:
+    """Only those that killed programs left of the same file are removed."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = {
+        name: tmp_path / f".{name}.part" for name in (f"a.{ended.pid}", f"a.{os.getppid()}", "a.b", f"b.{ended.pid}")
+    }
+    for path in left.values():
+        path.write_bytes(b"half")
+    write_bytes(tmp_path / "a", b"whole")
+    assert {name for name, path in left.items() if path.exists()} == {f"a.{os.getppid()}", "a.b", f"b.{ended.pid}"}
+    assert (tmp_path / "a").read_bytes() == b"whole"
+
+
+def test_a_file_is_replaced_only_when_the_new_one_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def fail() -> None:
+        with written_whole(path) as file:
+            file.write(b"ne")
+            file.flush()
+            assert path.read_bytes() == b"old"
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        fail()
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+    assert path.read_bytes() == b"old"

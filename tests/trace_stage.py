@@ -1,7 +1,7 @@
-"""Run one stage and report what it used: `python trace_stage.py REPORT SCRIPT [OPTION ...]`, in a project.
+"""Run a stage in a project and report what it used: `python trace_stage.py REPORT SCRIPT [OPTION ...]`.
 
-The report is JSON: the project's own modules that were imported, its files that were opened or put in place, and the
-parameters whose values were looked at (`model.*` where a section was turned into a dictionary as a whole).
+The report is JSON: the project's modules that were imported, its files that were opened or renamed into place, and the
+parameters that were read (`model.*` where a whole section was turned into a dictionary).
 """
 
 import json
@@ -33,18 +33,18 @@ def note_open(event: str, arguments: tuple[Any, ...]) -> None:
 
 def note_read(self: BaseModel, name: str) -> Any:
     value = object.__getattribute__(self, name)
-    # That a combination of values is checked is no use of them.
+    # To check a combination of values is not to use them.
     if sys._getframe(1).f_code.co_filename.endswith("lenet/params.py"):
         return value
     fields = type(self).__pydantic_fields__
-    # A section is of params.yaml if it is taken from the whole; that of a saved model, say, stands alone.
+    # Sections of params.yaml are read from `Params`; that of a saved model is not.
     if type(self).__name__ == "Params" and name in fields:
         sections[id(value)] = name, value
     elif type(self).__name__ == "Params" and name == "__dict__":
         parameters.add("everything, as a dictionary")
     elif id(self) in sections:
         section = sections[id(self)][0]
-        if name == "__dict__":  # This is what model_dump() reads.
+        if name == "__dict__":  # model_dump() reads it.
             parameters.add(f"{section}.*")
         elif name in fields:
             parameters.add(f"{section}.{name}")
