@@ -426,7 +426,7 @@ def draw_comparisons(axes: Axes, rows: list[Row]) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.set_xlabel("Their time / the pipeline's (logarithmic)")
-    axes.set_title("How many times as fast the pipeline is\nmedian (least to greatest) of the runs", size=10)
+    axes.set_title("How many times as fast the pipeline is\nmedian (minimum to maximum) of the runs", size=10)
     axes.grid(axis="x", alpha=0.3)
 
 

@@ -2,7 +2,7 @@
 
 Runs `python stages/train.py` for three epochs, with the other parameters of params.yaml, on the data that `dvc repro`
 prepared: alone and two at once, with the wait that `lenet.processor` sets and with GNU OpenMP's default. Prints the
-seconds of the whole process and the ratio of two at once to one alone, median (least to greatest), and writes
+seconds of the whole process and the ratio of two at once to one alone, median (minimum to maximum), and writes
 benchmarks/busy.csv. Run nothing else meanwhile.
 """
 

@@ -53,7 +53,7 @@ def spread(row: dict[str, Any], name: str, form: str = "{:.2f}", unit: str = "")
 
 
 def zoo() -> list[str]:
-    rows = ["| preset | parameters | epochs | test accuracy, mean ± deviation | least to greatest | claim |"]
+    rows = ["| preset | parameters | epochs | test accuracy, mean ± deviation | minimum to maximum | claim |"]
     rows += ["|---|---|---|---|---|---|"]
     for preset, row in table("metrics/zoo.csv").items():
         claim = "" if pandas.isna(row["claimed"]) else f"{row['claimed']:.2%}"
