@@ -39,10 +39,13 @@ def describe(
 def presets(debug: Debug = False) -> None:
     """List the presets, and where their settings come from."""
     with one_line_errors(debug):
+        from lenet.errors import InputError
         from lenet.experiments.presets import load_preset, names
 
         known = {name: load_preset(name) for name in names()}
-        width = max(map(len, known), default=0)
+        if not known:
+            raise InputError("presets/ has no presets; run this in the project's root")
+        width = max(map(len, known))
         for name, preset in known.items():
             claim = f" (claimed: {preset.claimed:.2%})" if preset.claimed else ""
             print(f"{name:{width}}  {preset.about}{claim}\n{'':{width}}  {preset.source}")

@@ -71,6 +71,8 @@ def workspace() -> Values:
 
     Values are kept as written, because DVC's cache treats 0 and 0.0 as different.
     """
+    if not PARAMS.exists():
+        raise InputError(f"{PARAMS}: no such file; run this in the project's root")
     return _checked(parse_yaml(PARAMS.read_bytes(), str(PARAMS)), str(PARAMS))
 
 
