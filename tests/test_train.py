@@ -530,14 +530,14 @@ def test_a_run_that_only_lacks_its_model_writes_the_same_files(digits_project: P
     """A checkpoint after the last epoch holds the history in full precision."""
     # In single precision, the last of the six digits that are written would differ.
     set_params(digits_project, "train.schedule=constant", "train.learning_rate=0.01000005")
-    expected_model, history = digits_project / "models/lenet.pt", digits_project / "plots/training.csv"
+    model, history = digits_project / "models/lenet.pt", digits_project / "plots/training.csv"
     assert run_stage(digits_project, "train").status == 0
     expected = tree(digits_project)
 
-    expected_model.unlink()
-    expected_model.mkdir()  # The last epoch ends, and the model cannot be written.
+    model.unlink()
+    model.mkdir()  # The last epoch ends, and the model cannot be written.
     assert_refused(run_stage(digits_project, "train"), "models/lenet.pt: Is a directory")
-    expected_model.rmdir()
+    model.rmdir()
     history.unlink()  # As DVC does with a stage's outputs.
     outcome = run_stage(digits_project, "train")
     assert outcome.status == 0
