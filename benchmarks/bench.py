@@ -451,14 +451,15 @@ def main() -> None:
     quick = parser.parse_args().quick
     started = time.perf_counter()
     be_deterministic()
-    threads = workspace()["train"]["threads"]
+    train = workspace()["train"]
+    threads = train["threads"]
     torch.set_num_threads(threads)
-    facts = environment(torch.device("cpu"))
+    facts = environment(torch.device("cpu"), train["arithmetic"])
     versions = {"python": platform.python_version(), "torch": facts["torch"]}
     versions |= {package: version(package) for package in ("torchvision", "dvc")}
     machine = (
-        f"{facts['processor']}, {facts['instructions']}, {os.cpu_count()} cores, {threads} threads; {facts['system']}; "
-        + ", ".join(f"{name} {number}" for name, number in versions.items())
+        f"{facts['processor']}, {facts['arithmetic']} arithmetic, {os.cpu_count()} cores, {threads} threads; "
+        f"{facts['system']}; " + ", ".join(f"{name} {number}" for name, number in versions.items())
     )
     print(machine, flush=True)
     rows: list[Row] = []

@@ -43,7 +43,7 @@ def main() -> None:
     dvc.run_all(left, cores())
     done = dvc.recorded()
 
-    about = environment(torch.device("cpu"))
+    about = environment(torch.device("cpu"), "portable")
     rows = []
     for candidate, runs in experiments.items():
         accuracies = [done[name].metrics["validation_accuracy"] for name in runs]

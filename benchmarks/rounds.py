@@ -25,7 +25,7 @@ def compare(
 
     `columns` are the table's names for the group, the variant and the time, which is called by its unit.
     """
-    machine = environment(torch.device("cpu"))
+    machine = environment(torch.device("cpu"), "portable")
     taken: dict[tuple[str, str], list[float]] = {(group, name): [] for group in groups for name in groups[group]}
     for _ in range(rounds):
         for (group, name), times in taken.items():

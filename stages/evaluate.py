@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from lenet.cli import Debug, Option, ParamsFile, one_line_errors, run
+from lenet.processor import set_arithmetic
 
 
 def evaluate(
@@ -21,12 +22,13 @@ def evaluate(
     Overall: accuracy, error rate and loss. For each digit: precision, recall (the digit's accuracy), F1 and support.
     For each test image, in the order of the published file: the actual and the predicted digit, and the probability of
     the prediction. It runs on the CPU in one thread, whatever the model was trained on, so that two models are compared
-    with the same arithmetic.
+    with the same arithmetic, that of train.arithmetic.
     """
     with one_line_errors(debug):
         from lenet.params import load_params
 
-        options = load_params(params).evaluate  # Before the slow imports, so that a mistake is reported at once.
+        settings = load_params(params)  # Before the slow imports, so that a mistake is reported at once.
+        set_arithmetic(settings.train.arithmetic)
 
         import torch
 
@@ -40,7 +42,7 @@ def evaluate(
         torch.set_num_threads(1)  # The number of threads changes the rounding.
         network = load_model(model)
         test = load_dataset(data)
-        logits = predict(network, test.images, options.batch_size)
+        logits = predict(network, test.images, settings.evaluate.batch_size)
         if not logits.isfinite().all():
             raise InputError(
                 f"{model}: its logits are NaN or infinite; train it again, perhaps with a smaller train.learning_rate"

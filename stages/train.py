@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from lenet.cli import Debug, Option, ParamsFile, one_line_errors, run
+from lenet.processor import set_arithmetic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +36,7 @@ def train(
 
         settings = load_params(params)  # Before the slow imports, so that a mistake is reported at once.
         options = settings.train
+        set_arithmetic(options.arithmetic)
 
         import torch
         from tqdm import tqdm
@@ -64,7 +66,8 @@ def train(
             print(f"{settings.model.architecture}: {parameters} parameters, {images} images, on {device}", flush=True)
 
             chosen = {"model": settings.model.model_dump(), "train": options.model_dump()}
-            checkpoint = checkpoints / f"{identity(chosen, (training_set, validation_set), device)}.checkpoint"
+            name = identity(chosen, (training_set, validation_set), device, options.arithmetic)
+            checkpoint = checkpoints / f"{name}.checkpoint"
             reached = load(checkpoint)
             rows = [loop.Epoch(int(number), *row) for number, *row in reached["rows"].tolist()] if reached else []
             if rows:

@@ -18,6 +18,15 @@ from ruamel.yaml import YAML
 
 from lenet.__main__ import main  # Before PyTorch, whose threads wait as lenet.processor sets it.
 from lenet.data.mnist import RESOURCES
+from lenet.processor import PORTABLE, set_arithmetic
+
+# For what computes in this process. The programs that tests start set these variables themselves.
+set_arithmetic("portable")
+import torch  # noqa: E402
+
+torch.ones(2, 2) @ torch.ones(2, 2)
+for name in PORTABLE:
+    os.environ.pop(name, None)
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ["download", "preprocess", "train", "evaluate", "plot"]
@@ -96,8 +105,6 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """What computes in this process begins with one thread: xdist's workers use all cores already."""
-    import torch
-
     torch.set_num_threads(1)
 
 
@@ -196,6 +203,8 @@ def _in_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with pytest.raises(SystemExit) as stopped:
             program()
+        for variable in PORTABLE:
+            os.environ.pop(variable, None)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         output, error = capfd.readouterr()

@@ -13,7 +13,6 @@ from torch.nn import functional as f
 from lenet.network.backend import predict
 from lenet.network.description import OPERATIONS, describe
 from lenet.network.lenet import ACTIVATIONS, C3_TABLE, PUBLISHED, RBF, SparseC3, Subsampling, build
-from lenet.network.quick import quick
 from lenet.params import Model, load_params, parse_yaml
 from lenet.training.augmentation import random_affine
 from lenet.training.losses import LOSSES, RBF_J, rbf
@@ -408,12 +407,6 @@ def test_dropout_follows_the_hidden_dense_layers_only(changes: dict[str, object]
     found = [(before, name, layer) for (before, _), (name, layer) in pairwise(layers) if isinstance(layer, nn.Dropout)]
     assert [f"{before} {name}" for before, name, _ in found] == expected
     assert all(layer.p == 0.3 for *_, layer in found)
-
-
-def test_only_lenet_has_a_quick_form() -> None:
-    lenet, mlp = (build(DEFAULTS.model.model_copy(update={"architecture": name})) for name in ("lenet", "mlp"))
-    assert quick(lenet) is not lenet
-    assert quick(mlp) is mlp
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

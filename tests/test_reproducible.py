@@ -156,10 +156,10 @@ def test_verify_records_the_environment(
     monkeypatch.setattr("lenet.experiments.verify.rerun", lambda _: None)
     outcome = run_lenet(digits_project, "verify", "--record")
     assert outcome.status == 0
-    assert outcome.output.splitlines()[-1] == "all 14 outputs equal those of dvc.lock, byte for byte"
+    assert outcome.output.splitlines()[0] == "equal: all 14 outputs have the bytes of dvc.lock"
     assert sh("git", "status", "--porcelain", cwd=digits_project) == f" M {RECORD}\n"
     record = json.loads((digits_project / RECORD).read_bytes())
-    assert record == {"environment": environment(torch.device("cpu")), "outputs": outputs(digits_project)}
+    assert record == {"environment": environment(torch.device("cpu"), "portable"), "outputs": outputs(digits_project)}
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_verify(digits_project: Path) -> None:
     before = tree(digits_project)
     text = sh("lenet", "verify", cwd=digits_project)
     assert text.count("Running stage") == 5
-    assert "all 14 outputs equal those of dvc.lock, byte for byte" in text
+    assert text.startswith("equal: all 14 outputs have the bytes of dvc.lock\n"), "progress goes to standard error"
     assert "DIFFERS" not in text
     assert tree(digits_project) == before
     assert sh("git", "status", "--porcelain", cwd=digits_project) == ""
@@ -178,7 +178,7 @@ def test_verify_where_an_output_differs(digits_project: Path) -> None:
     made = outputs(digits_project)
     lock = digits_project / "dvc.lock"
     lock.write_text(lock.read_text().replace(made["models/lenet.pt"], "ab" * 16))
-    there = environment(torch.device("cpu")) | {"processor": "a Pentium, 90 MHz", "torch": "0.1"}
+    there = environment(torch.device("cpu"), "portable") | {"processor": "a Pentium, 90 MHz", "torch": "0.1"}
     record = {"environment": there, "outputs": made | {"models/lenet.pt": "ab" * 16}}
     (digits_project / RECORD).write_text(json.dumps(record))
     metrics = json.loads((digits_project / "metrics/test.json").read_text())

@@ -283,7 +283,7 @@ def test_the_cpu_leaves_cuda_alone(digits_project: Path, run_stage: RunStage, mo
 
 def test_an_accelerator_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H200")
-    found = {name: environment(torch.device(name))["accelerator"] for name in ("cpu", "mps", "cuda")}
+    found = {name: environment(torch.device(name), "portable")["accelerator"] for name in ("cpu", "mps", "cuda")}
     assert found == {"cpu": "none", "mps": "MPS", "cuda": "NVIDIA H200"}
 
 
@@ -502,7 +502,7 @@ def test_the_validation_set_does_not_influence_training(digits_project: Path, ru
 
 
 def test_threads_and_determinism_are_set(digits_project: Path, run_stage: RunStage) -> None:
-    set_params(digits_project, "train.threads=3", "train.epochs=1")
+    set_params(digits_project, "train.arithmetic=native", "train.threads=3", "train.epochs=1")
     before = torch.get_num_threads()
     torch.use_deterministic_algorithms(False)
     try:
@@ -515,15 +515,15 @@ def test_threads_and_determinism_are_set(digits_project: Path, run_stage: RunSta
 
 
 def test_the_environment_lists_everything_that_decides_a_result() -> None:
-    found = environment(CPU)
+    found = environment(CPU, "portable")
     assert list(found) == [
-        *["system", "processor", "instructions", "accelerator", "python"],
+        *["system", "processor", "arithmetic", "accelerator", "python"],
         *["matplotlib", "numpy", "pandas", "pillow", "scikit-learn", "torch"],
     ]
     assert all(found.values())
     assert found["torch"] == torch.__version__
     assert found["numpy"] == np.__version__
-    assert found["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert environment(CPU, "native")["arithmetic"] == f"native, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def test_a_run_that_only_lacks_its_model_writes_the_same_files(digits_project: Path, run_stage: RunStage) -> None:

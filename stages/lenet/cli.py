@@ -19,7 +19,7 @@ from typer.exceptions import TyperException
 import lenet.processor  # noqa: F401  PyTorch's libraries read its settings as they are loaded.
 from lenet.errors import InputError, is_out_of_memory, printable
 
-__all__ = ["Argument", "Debug", "Option", "ParamsFile", "Stopped", "one_line_errors", "run"]
+__all__ = ["Argument", "Debug", "Exit", "Option", "ParamsFile", "Stopped", "one_line_errors", "run"]
 
 ParamsFile = Annotated[Path, Option("--params", help="The file with all parameters of the pipeline.")]
 Debug = Annotated[bool, Option("--debug", help="Show the traceback of an error.")]

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from lenet.errors import InputError
+from lenet.processor import PORTABLE, is_portable
 
 # Those that compute or draw something in an output.
 PACKAGES = ("matplotlib", "numpy", "pandas", "pillow", "scikit-learn", "torch")
@@ -49,18 +50,23 @@ def be_deterministic() -> None:
     torch.set_deterministic_debug_mode("error")
 
 
-def environment(device: torch.device) -> dict[str, str]:
+def environment(device: torch.device, arithmetic: str) -> dict[str, str]:
     """Everything outside the repository that the bytes of the outputs may depend on: what -> its name or version.
 
-    `device` is the one that the network is trained on. Where all entries are the same, two runs of the same sources and
-    parameters give the same bytes. Where one differs, the bytes may still be equal: the processor often matters,
-    because its caches and instructions decide the order of sums; the C library hardly ever does.
+    `device` is the one that the network is trained on, `arithmetic` train.arithmetic. Where all entries are the same,
+    two runs of the same sources and parameters give the same bytes. Where one differs, the bytes may still be equal:
+    the processor matters only if the arithmetic is not portable, the C library hardly ever.
     """
+    if is_portable(arithmetic):
+        computed = "portable"
+    else:
+        chosen = [f"{name}={os.environ[name]}" for name in PORTABLE if name in os.environ]
+        computed = ", ".join(["native", torch.backends.cpu.get_cpu_capability(), *chosen])
     accelerators = {"cuda": torch.cuda.get_device_name, "mps": lambda: "MPS", "cpu": lambda: "none"}
     return {
         "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver()) or 'its own C library'}",
         "processor": _processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "arithmetic": computed,
         "accelerator": accelerators[device.type](),
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},

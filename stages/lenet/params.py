@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lenet.errors import InputError
+from lenet.processor import PORTABLE_THREADS
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -75,8 +76,18 @@ class Train(_Section):
     epochs: Count
     seed: Seed
     device: Literal["auto", "cpu", "cuda", "mps"]
+    arithmetic: Literal["portable", "native"]
     threads: Annotated[int, Field(ge=1, le=1024)]
     augment: Annotated[float, Field(ge=0, le=4)]
+
+    @model_validator(mode="after")
+    def _is_portable(self) -> Self:
+        if self.arithmetic == "portable" and self.threads > PORTABLE_THREADS:
+            raise ValueError(
+                f"train.threads is {self.threads}, with which train.arithmetic portable would not be; "
+                f"use at most {PORTABLE_THREADS}, or arithmetic native"
+            )
+        return self
 
 
 class Evaluate(_Section):
@@ -114,9 +125,13 @@ def load_params(path: Path) -> Params:
     Raises
     ------
     InputError
-        The file is not YAML, or a key is unknown, missing, of the wrong type or out of range.
+        There is no such file, it is not YAML, or a key is unknown, missing, of the wrong type or out of range.
     """
-    return check(Params, parse_yaml(path.read_bytes(), str(path)), str(path))
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run this in the project's root") from None
+    return check(Params, parse_yaml(text, str(path)), str(path))
 
 
 def parse_yaml(text: bytes, source: str) -> object:

@@ -146,15 +146,20 @@ def _text(value: object) -> str:
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
-def command(*arguments: str, capture: bool = False, cwd: Path = Path(), **environment: str) -> str:
-    """Run the DVC of this Python environment; its output goes to the terminal or, with `capture`, is returned.
+def command(
+    *arguments: str, capture: bool = False, progress: bool = False, cwd: Path = Path(), **environment: str
+) -> str:
+    """Run the DVC of this Python environment.
+
+    Its output goes to standard output, with `progress` to standard error; with `capture` it is returned.
 
     Raises
     ------
     InputError
         It failed, and has printed why.
     """
-    with _start(*arguments, stdout=subprocess.PIPE if capture else None, cwd=cwd, environment=environment) as process:
+    stdout = subprocess.PIPE if capture else sys.stderr.fileno() if progress else None
+    with _start(*arguments, stdout=stdout, cwd=cwd, environment=environment) as process:
         try:
             output, _ = process.communicate()
         except Stopped:

@@ -50,7 +50,7 @@ def rerun(folder: Path) -> None:
     """Run every stage of a clone. MNIST's four files, which are checked by their SHA-256, are not downloaded again."""
     kept = Path("data/downloads").resolve()
     mirror = os.environ.get("MNIST_MIRROR") or (str(kept) if kept.exists() else "")
-    dvc.command("repro", "--force", cwd=folder, MNIST_MIRROR=mirror)
+    dvc.command("repro", "--force", progress=True, cwd=folder, MNIST_MIRROR=mirror)
 
 
 def outputs(folder: Path) -> dict[str, str]:
@@ -99,22 +99,54 @@ def record(made: dict[str, str]) -> None:
     write_json(RECORD, {"environment": _environment(), "outputs": made})
 
 
-def environment_changes(made: dict[str, str]) -> list[str]:
-    """How this environment differs from the one that these outputs were made in, a line each."""
+def environment_changes(made: dict[str, str]) -> dict[str, str]:
+    """How this environment differs from the one that these outputs were made in: what -> its two names or versions.
+
+    If that is not known, the only entry is `unknown`, with the reason.
+    """
     try:
         recorded: Any = json.loads(RECORD.read_bytes())
         was, of = dict(recorded["environment"]), recorded["outputs"]
     except (OSError, ValueError, KeyError, TypeError):
-        return [f"unknown: {RECORD} is missing, or was not written by `lenet verify --record`"]
+        return {"unknown": f"{RECORD} is missing, or was not written by `lenet verify --record`"}
     if of != made:
-        return [f"unknown: {RECORD} belongs to other outputs than {LOCK}; run `lenet verify --record` on their machine"]
+        return {"unknown": f"{RECORD} belongs to other outputs; run `lenet verify --record` on the machine of {LOCK}"}
     now = _environment()
-    return [
-        f"{name}: {was.get(name, 'none')}; here: {now.get(name, 'none')}"
+    return {
+        name: f"{was.get(name, 'none')}; here: {now.get(name, 'none')}"
         for name in was | now
         if was.get(name) != now.get(name)
-    ]
+    }
+
+
+def verdict(
+    made: dict[str, str], different: list[str], stale: list[str], changes: dict[str, str], metrics: list[Change]
+) -> tuple[str, int]:
+    """One line that says whether the results are reproduced, and the exit status, which `lenet verify --help` explains.
+
+    `made` are the outputs in dvc.lock, `different` those with other bytes here; `stale`, `changes` and `metrics` are
+    what `stale_inputs`, `environment_changes` and `metric_changes` return.
+    """
+    if not different:
+        return f"equal: all {len(made)} outputs have the bytes of {LOCK}", 0
+    # With portable arithmetic here and there, the processor has no influence.
+    portable = "arithmetic" not in changes and _environment()["arithmetic"] == "portable"
+    explanations = changes.keys() - ({"processor"} if portable else set())
+    count = f"{len(different)} of {len(made)} outputs differ from those of {LOCK}"
+    if stale:
+        why = "which was not made from the committed sources"
+    elif "unknown" in changes:
+        why = f"and where those were made is unknown: {changes['unknown']}"
+    elif not explanations:
+        why = "although the arithmetic is the same"
+    elif not all(change.tolerated for change in metrics):
+        why = "by more than another arithmetic explains"
+    else:
+        why = f"by no more than another arithmetic explains ({', '.join(sorted(explanations))})"
+        return f"explained: {count}, {why}", 3
+    return f"different: {count}, {why}", 1
 
 
 def _environment() -> dict[str, str]:
-    return environment(find_device(workspace()["train"]["device"]))
+    train = workspace()["train"]
+    return environment(find_device(train["device"]), train["arithmetic"])

@@ -92,7 +92,7 @@ def run_all(planned: dict[str, list[Run]], jobs: int) -> list[Entry]:
                 dvc.remove(run.name)
         dvc.run_all({run.name: run.changes for run in left}, jobs)
         done = dvc.recorded()
-    about = environment(torch.device("cpu"))
+    about = environment(torch.device("cpu"), workspace()["train"]["arithmetic"])
     machine = f"{about['processor']}, torch {about['torch']}"
     table = []
     for preset, runs in planned.items():

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from lenet.network.lenet import Normalize, ScaledTanh, SparseC3, Subsampling
+from lenet.network.products import linear, mm
 
 Function = Callable[[Tensor], Tensor]
 
@@ -24,21 +25,18 @@ Function = Callable[[Tensor], Tensor]
 def quick(network: nn.Sequential) -> Function:
     """A function that computes what the network does, images [N, 28, 28] -> logits [N, 10], in less time.
 
-    The layers before `flatten` are replaced; the dense layers after it are the network's own. All parameters, buffers
-    and modes (training or evaluation) are shared with the network.
+    Up to `flatten` each layer is replaced, after it the dense ones. All parameters, buffers and modes (training or
+    evaluation) are shared with the network.
     """
-    names = [name for name, _ in network.named_children()]
-    if "C1" not in names:
-        return network
-    flatten = names.index("flatten")
-    convolutional, dense = [_replacement(layer) for layer in network[:flatten]], network[flatten + 1 :]
+    flatten = [name for name, _ in network.named_children()].index("flatten")
+    layers = [_replacement(layer) for layer in network[: flatten + 1]]
+    layers += [_dense(layer) if isinstance(layer, nn.Linear) else layer for layer in network[flatten + 1 :]]
 
     def forward(images: Tensor) -> Tensor:
         x = images
-        for layer in convolutional:
+        for layer in layers:
             x = layer(x)
-        logits: Tensor = dense(x.flatten(0, 2).t())
-        return logits
+        return x
 
     return forward
 
@@ -61,6 +59,8 @@ def _replacement(layer: nn.Module) -> Function:
         case Subsampling():
             activation = _replacement(layer.activation)
             return lambda x: activation(layer.coefficient.unsqueeze(3) * x.sum(dim=0) + layer.bias.unsqueeze(3))
+        case nn.Flatten():
+            return lambda x: x.flatten(0, 2).t()
         case nn.ReLU():
             return functional.relu_
         case nn.Tanh():
@@ -70,6 +70,10 @@ def _replacement(layer: nn.Module) -> Function:
         case nn.Sigmoid():
             return torch.sigmoid_
     raise TypeError(f"{type(layer).__name__} is not one of LeNet's layers")
+
+
+def _dense(layer: nn.Linear) -> Function:
+    return lambda x: linear(x, layer.weight, layer.bias)
 
 
 def normalize(images: Tensor, padding: int, mean: Tensor, std: Tensor) -> Tensor:
@@ -117,7 +121,7 @@ class _Convolve(torch.autograd.Function):
         ctx.save_for_backward(windows, weights)
         ctx.shapes = x.shape, kernels.shape, squares
         y = x.new_empty(4, maps, *squares)
-        torch.mm(weights, windows, out=y.view(4 * maps, -1))
+        mm(weights, windows, out=y.view(4 * maps, -1))
         return y
 
     @staticmethod
@@ -126,7 +130,7 @@ class _Convolve(torch.autograd.Function):
         windows, weights = ctx.saved_tensors
         (channels, height, width, count), shape, (rows, columns, _) = ctx.shapes
         gradient = gradient.reshape(len(weights), -1)
-        of_weights = (gradient @ windows.t()).view(4, len(weights) // 4, -1)
+        of_weights = mm(gradient, windows.t()).view(4, len(weights) // 4, -1)
         of_kernels = gradient.new_zeros(shape)
         for kernel, (row, column) in zip(of_weights[..., :-1].view(4, -1, channels, 6, 6), SQUARE, strict=True):
             of_kernels += kernel[..., row : row + 5, column : column + 5]
@@ -134,7 +138,7 @@ class _Convolve(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, of_kernels, of_bias
         # 6x6 pixels are 3x3 squares of x, so each square of x is in the windows of up to nine squares.
-        around = (weights[:, :-1].t() @ gradient).view(channels, 3, 2, 3, 2, rows, columns, count)
+        around = mm(weights[:, :-1].t(), gradient).view(channels, 3, 2, 3, 2, rows, columns, count)
         of_x = gradient.new_zeros(channels, height // 2, 2, width // 2, 2, count)
         for i in range(3):
             for j in range(3):

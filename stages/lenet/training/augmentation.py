@@ -4,7 +4,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import grid_sample
 
 
 def random_affine(images: Tensor, strength: float, random: torch.Generator) -> Tensor:
@@ -16,12 +16,15 @@ def random_affine(images: Tensor, strength: float, random: torch.Generator) -> T
     Interpolation is bilinear; pixels outside the image count as background. LeCun et al., 1998, section III, trained on
     distorted images too: shifted, scaled, squeezed and sheared.
     """
-    amounts = strength * (2 * torch.rand(5, len(images), generator=random) - 1)
+    height, width = images.shape[1:]
+    amounts = strength * (2 * torch.rand(5, len(images), 1, 1, generator=random) - 1)
     angle, scale, shear = amounts[0] * math.radians(12), 1 + 0.12 * amounts[1], 0.2 * amounts[2]
     cosine, sine = scale * angle.cos(), scale * angle.sin()
-    # grid_sample counts from -1 at one border to 1 at the other.
-    shift = 2.5 * amounts[3:] * 2 / images.shape[-1]
-    rows = torch.stack([cosine, shear * cosine - sine, shift[0], sine, shear * sine + cosine, shift[1]], dim=1)
-    grid = affine_grid(rows.view(-1, 2, 3), [len(images), 1, *images.shape[1:]], align_corners=False)
-    pixels = images.unsqueeze(1).float()
-    return grid_sample(pixels, grid.to(images.device), align_corners=False).squeeze(1)
+    # Centres of pixels, as grid_sample counts: from -1 at one border to 1 at the other.
+    x = (2 * torch.arange(width) + 1) / width - 1
+    y = ((2 * torch.arange(height) + 1) / height - 1).unsqueeze(1)
+    # As `affine_grid`, whose batched product has other bits on other processors and takes several times as long.
+    read_x = cosine * x + (shear * cosine - sine) * y + 2.5 * amounts[3] * 2 / width
+    read_y = sine * x + (shear * sine + cosine) * y + 2.5 * amounts[4] * 2 / height
+    grid = torch.stack([read_x, read_y], dim=3).to(images.device)
+    return grid_sample(images.unsqueeze(1).float(), grid, align_corners=False).squeeze(1)

@@ -24,7 +24,9 @@ KEPT = 10
 """How many checkpoints of other training runs are kept, so that a short run does not discard a long one's."""
 
 
-def identity(parameters: dict[str, Any], datasets: Iterable[Dataset | None], device: torch.device) -> str:
+def identity(
+    parameters: dict[str, Any], datasets: Iterable[Dataset | None], device: torch.device, arithmetic: str
+) -> str:
     """A name for the result of a training run, 16 hexadecimal digits; it changes with anything that decides the result.
 
     That is: the parameters, the data, the code (each source file of the project that this program has loaded), the
@@ -37,7 +39,7 @@ def identity(parameters: dict[str, Any], datasets: Iterable[Dataset | None], dev
         "parameters": parameters,
         "data": [[_sha256(tensor.numpy()) for tensor in dataset] for dataset in datasets if dataset],
         "code": {str(path.relative_to(folder)): _sha256(path.read_bytes()) for path in loaded},
-        "environment": environment(device),
+        "environment": environment(device, arithmetic),
         "device": str(device),
     }
     return _sha256(json.dumps(facts, sort_keys=True).encode())[:16]
