@@ -7,11 +7,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The data set in scikit-learn is small: it needs a smaller validation set, smaller mini-batches and more epochs.
 DIGITS := -S data.dataset=digits -S preprocess.validation_size=143 -S train.batch_size=32 -S train.epochs=20
 
-.PHONY: help demo repro test test-all lint bench
+.PHONY: help demo repro test test-all lint bench portability
 .DEFAULT_GOAL := help
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s  %s\n", $$1, $$2}' Makefile
 
 demo: .venv/ready ## Run what is committed on a small data set that needs no network, in a clone in demo/
 	rm -rf demo
@@ -43,6 +43,9 @@ lint: .venv/ready ## Check style, types, imports and the GitHub workflow
 
 bench: .venv/ready ## Compare the pipeline's speed with conventional code, 20 minutes; QUICK=1: 3 minutes, nothing is written
 	$(VENV)/python benchmarks/bench.py $(if $(QUICK),--quick)
+
+portability: .venv/ready ## Compare this processor's results with emulated ones', half an hour; needs qemu-user and valgrind
+	$(VENV)/python benchmarks/portability.py
 
 # uv installs the lock in a fraction of pip's time; pip installs uv itself, with the hashes of the lock.
 .venv/ready: requirements.txt pyproject.toml

@@ -6,7 +6,7 @@ benchmarks/results.csv and benchmarks/results.png. With QUICK it uses fewer imag
 example, and writes nothing.
 """
 
-import lenet.processor  # noqa: F401  Sets variables that PyTorch's libraries read when they are loaded.
+import arithmetic  # noqa: F401  PyTorch's libraries read its settings as they are loaded.
 
 # isort: split
 import argparse
@@ -47,6 +47,7 @@ from lenet.network.backend import predict
 from lenet.network.lenet import build
 from lenet.network.saved import load_model
 from lenet.params import Params
+from lenet.processor import PORTABLE
 from lenet.results.evaluation import evaluate
 from lenet.results.figures import BLUE, ORANGE, to_png
 from lenet.training import loop
@@ -108,8 +109,10 @@ class Finished(NamedTuple):
 
 def run(*command: str | Path, cwd: Path) -> Finished:
     """Run a program to its end; if it fails, so does this one."""
-    # Modules are to be compiled once, as they are for users, not at each start.
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    # Modules are to be compiled once, as they are for users, not at each start. The stages set the arithmetic
+    # themselves, and conventional code has PyTorch's own.
+    left_out = {"PYTHONDONTWRITEBYTECODE", *PORTABLE}
+    variables = {name: value for name, value in os.environ.items() if name not in left_out}
     with tempfile.NamedTemporaryFile("r") as report:
         measured = [sys.executable, "-I", HERE / "measured.py", report.name, *command]
         done = subprocess.run(

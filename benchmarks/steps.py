@@ -5,9 +5,10 @@ in a process of its own, all in turn. Prints milliseconds per step and the ratio
 greatest) of the rounds, and writes benchmarks/steps.csv. Run nothing else meanwhile.
 """
 
-import lenet.processor  # noqa: F401  Sets variables that PyTorch's libraries read when they are loaded.
+import arithmetic  # noqa: F401  PyTorch's libraries read its settings as they are loaded.
 
 # isort: split
+import os
 import statistics
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import torch
 import typer
 from rounds import compare
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 
 from lenet.environment import be_deterministic
 from lenet.experiments.presets import load_preset, overlaid, workspace
@@ -28,6 +29,7 @@ from lenet.network import quick
 from lenet.network.capture import Step, capture
 from lenet.network.lenet import build
 from lenet.params import Model, Train
+from lenet.processor import PORTABLE
 from lenet.training.optimizer import Optimizer
 
 CASES = {"lenet5-tanh, 64": load_preset("lenet5-tanh").changes, "default network, 128": {}}
@@ -71,6 +73,12 @@ def amax(x: Tensor) -> Tensor:
     return x.amax(dim=0)
 
 
+def plain_products(network: nn.Sequential) -> Forward:
+    """Products of any shape in one piece, and PyTorch's dense layers."""
+    quick.mm, quick.linear = torch.mm, linear  # type: ignore[assignment]
+    return quick.quick(network)
+
+
 def one_thread(network: nn.Sequential) -> Forward:
     torch.set_num_threads(1)
     return quick.quick(network)
@@ -78,6 +86,8 @@ def one_thread(network: nn.Sequential) -> Forward:
 
 WAYS: dict[str, Callable[[nn.Sequential], Way]] = {
     "in use": lambda network: (quick.quick(network), capture),
+    "native arithmetic": lambda network: (quick.quick(network), capture),
+    "native arithmetic, products in one piece": lambda network: (plain_products(network), capture),
     "not captured": lambda network: (quick.quick(network), not_captured),
     "PyTorch's tanh": lambda network: (quick_with(torch.tanh_, nn.Tanh, network), capture),
     "PyTorch's amax": lambda network: (quick_with(amax, nn.MaxPool2d, network), capture),
@@ -140,7 +150,8 @@ def main(
 
     def measure(case: str, way: str) -> float:
         command = [sys.executable, __file__, "--one", case, way]
-        return float(subprocess.check_output(command, text=True))
+        environment = {name: value for name, value in os.environ.items() if name not in PORTABLE}
+        return float(subprocess.check_output(command, text=True, env=environment))
 
     groups = {case: [way for way in WAYS if way != left_out] for case, left_out in LEFT_OUT.items()}
     compare(measure, groups, rounds, Path(__file__).with_name("steps.csv"), ["case", "way", "ms"])

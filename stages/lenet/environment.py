@@ -57,7 +57,7 @@ def environment(device: torch.device, arithmetic: str) -> dict[str, str]:
     two runs of the same sources and parameters give the same bytes. Where one differs, the bytes may still be equal:
     the processor matters only if the arithmetic is not portable, the C library hardly ever.
     """
-    if is_portable(arithmetic):
+    if is_portable(arithmetic) and torch.backends.mkl.is_available():
         computed = "portable"
     else:
         chosen = [f"{name}={os.environ[name]}" for name in PORTABLE if name in os.environ]

@@ -119,6 +119,13 @@ def environment_changes(made: dict[str, str]) -> dict[str, str]:
     }
 
 
+def explain(changes: dict[str, str]) -> set[str]:
+    """Which of these changes of the environment may change the last bits of a result."""
+    # Not the processor, if the arithmetic is portable here and was so there.
+    portable = "arithmetic" not in changes and _environment()["arithmetic"] == "portable"
+    return changes.keys() - ({"processor"} if portable else set())
+
+
 def verdict(
     made: dict[str, str], different: list[str], stale: list[str], changes: dict[str, str], metrics: list[Change]
 ) -> tuple[str, int]:
@@ -129,15 +136,12 @@ def verdict(
     """
     if not different:
         return f"equal: all {len(made)} outputs have the bytes of {LOCK}", 0
-    # With portable arithmetic here and there, the processor has no influence.
-    portable = "arithmetic" not in changes and _environment()["arithmetic"] == "portable"
-    explanations = changes.keys() - ({"processor"} if portable else set())
     count = f"{len(different)} of {len(made)} outputs differ from those of {LOCK}"
     if stale:
         why = "which was not made from the committed sources"
     elif "unknown" in changes:
         why = f"and where those were made is unknown: {changes['unknown']}"
-    elif not explanations:
+    elif not (explanations := explain(changes)):
         why = "although the arithmetic is the same"
     elif not all(change.tolerated for change in metrics):
         why = "by more than another arithmetic explains"

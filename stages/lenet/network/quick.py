@@ -1,9 +1,10 @@
-"""LeNet's convolutional layers in a form that is quick on the CPU: the same functions of the same parameters.
+"""The networks in a form that is quick on the CPU, and portable: the same functions of the same parameters.
 
 PyTorch's layers are made for networks with many more maps. Here the images of a mini-batch are the last axis, [maps,
 height, width, N], and the outputs of a convolution are ordered by their place in the 2x2 squares that S2 and S4 pool,
 [4, maps, height / 2, width / 2, N]. So a convolution is one matrix product, pooling reduces the first axis, and both
-read memory in order, even with few maps. `python benchmarks/steps.py` measures what each part brings.
+read memory in order, even with few maps. `python benchmarks/steps.py` measures what each part brings. All products are
+those of `lenet.network.products`, which have the same bits on every x86-64 processor; PyTorch's convolutions have not.
 
 Outputs and gradients equal those of the layers in `lenet.network.lenet` up to rounding in float32.
 """
