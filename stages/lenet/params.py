@@ -84,8 +84,8 @@ class Train(_Section):
     def _is_portable(self) -> Self:
         if self.arithmetic == "portable" and self.threads > PORTABLE_THREADS:
             raise ValueError(
-                f"train.threads is {self.threads}, with which train.arithmetic portable would not be; "
-                f"use at most {PORTABLE_THREADS}, or arithmetic native"
+                f"train.threads is {self.threads}, but train.arithmetic portable allows at most {PORTABLE_THREADS}; "
+                f"use {PORTABLE_THREADS}, or arithmetic native"
             )
         return self
 
