@@ -3,7 +3,7 @@
 Here each element of a product is defined to the last bit: the inner dimension is cut into blocks of 192; in each, one
 fused multiply-add follows the other, from zero; then the blocks' sums are added in their order. MKL, in its strict mode
 (`lenet.processor`) and with at most two threads, computes just that if the result has at least 4 rows and 24 columns
-and the inner dimension is at most 192 or at least 384. For other shapes it adds in another order, and not in the same
+and the inner dimension is 2 to 192 or at least 384. For other shapes it adds in another order, and not in the same
 on Intel's processors as on AMD's, so `mm` makes every product of such shapes. `tests/test_portable.py` compares
 products with this definition, and `make portability` compares processors.
 """
@@ -26,6 +26,9 @@ def mm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
             return mm(b.t(), a.t()).t()
         product = mm(pad(a, (0, 0, 0, max(0, ROWS - rows))), pad(b, (0, max(0, COLUMNS - columns))))[:rows, :columns]
         return product if out is None else out.copy_(product)
+    if inner == 1:
+        # One make's kernel leaves out the addition to zero, and so gives -0 where the other gives 0.
+        return torch.mul(a, b, out=out).add_(0.0)
     if BLOCK < inner < 2 * BLOCK:
         return torch.mm(a[:, :BLOCK], b[:BLOCK], out=out).addmm_(a[:, BLOCK:], b[BLOCK:])
     return torch.mm(a, b, out=out)
