@@ -242,7 +242,10 @@ def start(emulator: list[str], program: str, settings: dict[str, str], only: str
 
 
 class Row(NamedTuple):
-    """A comparison: of so many results, so many have equal bits; the others differ or, by a crash, are missing."""
+    """A comparison: of so many results, so many have equal bits; the others differ or, by a crash, are missing.
+
+    `different` names the operations that differ, and how often; `machine` is the processor here.
+    """
 
     program: str
     settings: str
@@ -251,10 +254,12 @@ class Row(NamedTuple):
     equal: int
     missing: int
     different: str
+    machine: str
 
 
-def compare(here: list[Result], there: list[Result], program: str, settings: str, processor: str) -> list[Row]:
-    """Compare what two processors computed; products in a row for each of the two ways."""
+def compare(here: list[Result], there: list[Result], case: tuple[str, str, str], machine: str) -> list[Row]:
+    """Compare what two processors computed in a case of `PLAN`; products in a row for each of the two ways."""
+    program, settings, processor = case
     ways = ("torch.mm", "products.mm") if program == "products" else ("",)
     rows = []
     for way in ways:
@@ -268,7 +273,7 @@ def compare(here: list[Result], there: list[Result], program: str, settings: str
         shown = "" if way else "; ".join(f"{name} ({count})" for name, count in differing.most_common(12))
         name = f"{program}: {way}" if way else program
         equal = len(given) - differing.total()
-        rows.append(Row(name, settings, processor, len(given), equal, total - len(pairs), shown))
+        rows.append(Row(name, settings, processor, len(given), equal, total - len(pairs), shown, machine))
     return rows
 
 
@@ -276,8 +281,8 @@ def read() -> list[Row]:
     """The rows of benchmarks/portability.csv."""
     with TABLE.open(newline="") as file:
         return [
-            Row(program, settings, processor, int(compared), int(equal), int(missing), different)
-            for program, settings, processor, compared, equal, missing, different in list(csv.reader(file))[1:]
+            Row(program, settings, processor, int(compared), int(equal), int(missing), different, machine)
+            for program, settings, processor, compared, equal, missing, different, machine in list(csv.reader(file))[1:]
         ]
 
 
@@ -308,14 +313,20 @@ def main(
         for program, settings, _ in dict.fromkeys((program, settings, "") for program, settings, _ in PLAN)
     }
 
+    import torch
+
+    from lenet.environment import environment
+    from lenet.files import write_csv
+
+    facts = environment(torch.device("cpu"), "portable")
+    machine = f"{facts['processor']}, torch {facts['torch']}"
+
     def measure(program: str, settings: str, processor: str) -> list[Row]:
         there = start(EMULATORS[processor], program, SETTINGS.get(settings, {}))
-        rows = compare(here[program, settings], there, program, settings, processor)
+        rows = compare(here[program, settings], there, (program, settings, processor), machine)
         for row in rows:
             print(*row, sep=" | ", flush=True)
         return rows
-
-    from lenet.files import write_csv
 
     with ThreadPoolExecutor(cores()) as pool:
         rows = [row for rows in pool.map(lambda job: measure(*job), PLAN) for row in rows]

@@ -150,12 +150,24 @@ def busy() -> list[str]:
     return lines
 
 
+def portability() -> list[str]:
+    lines = ["| results | settings | emulated processor | equal |", "|---|---|---|---|"]
+    for row in records("benchmarks/portability.csv"):
+        program, _, way = row["program"].partition(": ")
+        name = f"{program}, `{way}`" if way else program
+        missing = f", {row['missing']:,} missing" if row["missing"] else ""
+        equal = f"{row['equal']:,} of {row['compared']:,}{missing}"
+        lines.append(f"| {name} | {row['settings']} | {row['processor']} | {equal} |")
+    return lines
+
+
 TABLES = {
     "metrics/zoo.csv": (zoo, "docs/networks.md"),
     "benchmarks/choice.csv": (choice, "docs/networks.md"),
     "benchmarks/results.csv": (results, "docs/performance.md"),
     "benchmarks/steps.csv": (steps, "docs/performance.md"),
     "benchmarks/busy.csv": (busy, "docs/performance.md"),
+    "benchmarks/portability.csv": (portability, "docs/reproducibility.md"),
 }
 
 
