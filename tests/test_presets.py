@@ -438,7 +438,7 @@ def test_the_committed_zoo() -> None:
         ("lenet5-tanh", 0.989),
         pytest.param(
             *("lenet5-best", 0.995),
-            marks=pytest.mark.xfail(strict=True, reason="five seeds on the machine of environment.lock: 99.49%"),
+            marks=pytest.mark.xfail(strict=True, reason="five seeds, portable arithmetic: 99.48%"),
         ),
     ],
 )

@@ -16,7 +16,7 @@ from kill import remove, state
 
 from lenet.data.tensors import load_dataset
 from lenet.environment import environment
-from lenet.experiments.verify import RECORD, Change, environment_changes, explain, outputs
+from lenet.experiments.verify import RECORD, Change, environment_changes, explanations, outputs
 from lenet.network.lenet import build
 from lenet.params import load_params
 from lenet.training import loop
@@ -229,7 +229,7 @@ def test_the_committed_results_are_reproduced(tmp_path: Path, monkeypatch: pytes
     """The whole pipeline on MNIST: the same bytes on every processor of this arithmetic, elsewhere the same metrics."""
     project = clone(tmp_path)
     monkeypatch.chdir(project)
-    elsewhere = explain(environment_changes(outputs(project)))
+    elsewhere = explanations(environment_changes(outputs(project)))
     text = sh("lenet", "verify", cwd=project, status=None if elsewhere else 0, MNIST_MIRROR=str(MNIST))
     lines = text.splitlines()
     assert [line.split("'")[1] for line in lines if line.startswith("Running stage '")] == [

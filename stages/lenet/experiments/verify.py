@@ -119,7 +119,7 @@ def environment_changes(made: dict[str, str]) -> dict[str, str]:
     }
 
 
-def explain(changes: dict[str, str]) -> set[str]:
+def explanations(changes: dict[str, str]) -> set[str]:
     """Which of these changes of the environment may change the last bits of a result."""
     # Not the processor, if the arithmetic is portable here and was so there.
     portable = "arithmetic" not in changes and _environment()["arithmetic"] == "portable"
@@ -141,12 +141,12 @@ def verdict(
         why = "which was not made from the committed sources"
     elif "unknown" in changes:
         why = f"and where those were made is unknown: {changes['unknown']}"
-    elif not (explanations := explain(changes)):
+    elif not (found := explanations(changes)):
         why = "although the arithmetic is the same"
     elif not all(change.tolerated for change in metrics):
         why = "by more than another arithmetic explains"
     else:
-        why = f"by no more than another arithmetic explains ({', '.join(sorted(explanations))})"
+        why = f"by no more than another arithmetic explains ({', '.join(sorted(found))})"
         return f"explained: {count}, {why}", 3
     return f"different: {count}, {why}", 1
 
