@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from lenet.processor import PORTABLE, cores
+from lenet.processor import PORTABLE, cores, set_arithmetic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 TABLE = ROOT / "benchmarks/portability.csv"
 
-# None emulates AVX-512. QEMU 7.2 crashes in grid_sample, which augmentation needs. Valgrind does not, but has only one
-# processor, an Intel one.
+# None emulates AVX-512. QEMU 7.2 crashes in grid_sample, so what is augmented runs in Valgrind, which has one processor.
 EMULATORS = {
     "Intel Haswell, QEMU": ["qemu-x86_64", "-cpu", "Haswell"],
     "Intel Skylake, QEMU": ["qemu-x86_64", "-cpu", "Skylake-Client"],
@@ -91,7 +90,7 @@ def bits(*tensors: "Tensor") -> str:
 
 
 def variants(only: str) -> dict[str, dict[str, Any]]:
-    """All presets and options, as parameters of short runs on `digits`; those that augment are the last."""
+    """Presets and options, as parameters of short runs on `digits`: one, or those that are `augmented` or `plain`."""
     from lenet.experiments.presets import load_preset, names, overlaid, workspace
 
     short: dict[str, dict[str, object]] = {
@@ -106,8 +105,8 @@ def variants(only: str) -> dict[str, dict[str, Any]]:
             for key in ("epochs", "batch_size"):
                 sections["train"].pop(key, None)
         every[name] = overlaid(workspace(), ("portability", short), (name, sections))
-    chosen = {name: values for name, values in every.items() if only in ("", name)}
-    return dict(sorted(chosen.items(), key=lambda item: item[1]["train"]["augment"] > 0))
+    kinds = {name: "augmented" if values["train"]["augment"] else "plain" for name, values in every.items()}
+    return {name: values for name, values in every.items() if only in (name, kinds[name])}
 
 
 def made(*shape: int, seed: int) -> "Tensor":
@@ -123,7 +122,7 @@ def made(*shape: int, seed: int) -> "Tensor":
 
 def products(only: str) -> Iterator[Result]:
     """Each product, by shape and by how its factors lie in memory."""
-    assert not only, "products belong to no variant"
+    assert only == "plain", "products have no variants"
     import torch
 
     from lenet.network.products import mm
@@ -189,7 +188,7 @@ def operations(only: str) -> Iterator[Result]:
 
 
 def pipeline(only: str) -> Iterator[Result]:
-    """Each output of the stages. `set_arithmetic` makes the settings."""
+    """Each output of the stages."""
     from ruamel.yaml import YAML
 
     def run(stage: str) -> None:
@@ -201,6 +200,8 @@ def pipeline(only: str) -> Iterator[Result]:
             if end.code:
                 raise
 
+    # As each stage does itself; but here, all in one process, `preprocess` has imported PyTorch before `train` does it.
+    set_arithmetic("portable")
     every = variants(only)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -221,8 +222,8 @@ def pipeline(only: str) -> Iterator[Result]:
 PROGRAMS = {"products": products, "operations": operations, "pipeline": pipeline}
 
 
-def start(emulator: list[str], program: str, settings: dict[str, str], only: str = "") -> list[Result]:
-    """Run one of the programs in a process, emulated unless `emulator` is empty: what it computed until it ended.
+def start(emulator: list[str], program: str, only: str, settings: dict[str, str]) -> list[Result]:
+    """Run one of the programs in a process, emulated unless `emulator` is empty, and return what it computed.
 
     An emulator needs the interpreter itself: a virtual environment has a link to it, and would not be found.
     """
@@ -236,15 +237,24 @@ def start(emulator: list[str], program: str, settings: dict[str, str], only: str
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL if emulator else None,  # QEMU warns of each feature that it lacks.
         text=True,
-        check=not emulator,
+        check=True,
     )
     return [tuple(json.loads(line)) for line in done.stdout.splitlines() if line.startswith("[")]
 
 
-class Row(NamedTuple):
-    """A comparison: of so many results, so many have equal bits; the others differ or, by a crash, are missing.
+class Case(NamedTuple):
+    """A program, the variants that it runs, the settings of the environment, and the emulated processor."""
 
-    `different` names the operations that differ, and how often; `machine` is the processor here.
+    program: str
+    only: str
+    settings: str
+    processor: str
+
+
+class Row(NamedTuple):
+    """A comparison: of so many results, so many have equal bits.
+
+    `different` names the operations whose results differ, and how often; `machine` is the processor here.
     """
 
     program: str
@@ -252,28 +262,25 @@ class Row(NamedTuple):
     processor: str
     compared: int
     equal: int
-    missing: int
     different: str
     machine: str
 
 
-def compare(here: list[Result], there: list[Result], case: tuple[str, str, str], machine: str) -> list[Row]:
-    """Compare what two processors computed in a case of `PLAN`; products in a row for each of the two ways."""
-    program, settings, processor = case
+def compare(here: list[Result], there: list[Result], case: Case, machine: str) -> list[Row]:
+    """Compare what two processors computed; products in a row for each of the two ways."""
+    program, only, settings, processor = case
     ways = ("torch.mm", "products.mm") if program == "products" else ("",)
     rows = []
     for way in ways:
-        pairs = [(ours, theirs) for ours, theirs in zip(here, there, strict=False) if ours[0].startswith(way)]
+        pairs = [(ours, theirs) for ours, theirs in zip(here, there, strict=True) if ours[0].startswith(way)]
         assert all(ours[0] == theirs[0] for ours, theirs in pairs), "both run the same program"
         given = [(ours, theirs) for ours, theirs in pairs if ours[1] == theirs[1]]
         differing = Counter(
             ours[0].partition(": ")[2].partition(" [")[0] for ours, theirs in given if ours[2] != theirs[2]
         )
-        total = sum(result[0].startswith(way) for result in here)
         shown = "" if way else "; ".join(f"{name} ({count})" for name, count in differing.most_common(12))
-        name = f"{program}: {way}" if way else program
-        equal = len(given) - differing.total()
-        rows.append(Row(name, settings, processor, len(given), equal, total - len(pairs), shown, machine))
+        name = f"{program}: {way}" if way else program if only == "plain" else f"{program}, {only}"
+        rows.append(Row(name, settings, processor, len(given), len(given) - differing.total(), shown, machine))
     return rows
 
 
@@ -281,17 +288,19 @@ def read() -> list[Row]:
     """The rows of benchmarks/portability.csv."""
     with TABLE.open(newline="") as file:
         return [
-            Row(program, settings, processor, int(compared), int(equal), int(missing), different, machine)
-            for program, settings, processor, compared, equal, missing, different, machine in list(csv.reader(file))[1:]
+            Row(program, settings, processor, int(compared), int(equal), different, machine)
+            for program, settings, processor, compared, equal, different, machine in list(csv.reader(file))[1:]
         ]
 
 
 PLAN = [
-    *(("products", settings, "Intel Haswell, QEMU") for settings in SETTINGS),
-    *(("products", "portable", processor) for processor in ("AMD EPYC, QEMU", "Intel Haswell, Valgrind")),
-    *(("operations", settings, "Intel Haswell, QEMU") for settings in SETTINGS),
-    *(("operations", "portable", processor) for processor in ("AMD EPYC, QEMU", "Intel Haswell, Valgrind")),
-    *(("pipeline", "by the stages", processor) for processor in EMULATORS),
+    *(Case("products", "plain", settings, "Intel Haswell, QEMU") for settings in SETTINGS),
+    Case("products", "plain", "portable", "AMD EPYC, QEMU"),
+    *(Case("operations", "plain", settings, "Intel Haswell, QEMU") for settings in SETTINGS),
+    Case("operations", "plain", "portable", "AMD EPYC, QEMU"),
+    Case("operations", "augmented", "portable", "Intel Haswell, Valgrind"),
+    *(Case("pipeline", "plain", "portable", processor) for processor in EMULATORS if "QEMU" in processor),
+    Case("pipeline", "augmented", "portable", "Intel Haswell, Valgrind"),
 ]
 
 
@@ -308,11 +317,6 @@ def main(
     if missing:
         sys.exit(f"error: {', '.join(sorted(set(missing)))}: not found; on Debian, apt-get install qemu-user valgrind")
 
-    here = {
-        (program, settings): start([], program, SETTINGS.get(settings, {}))
-        for program, settings, _ in dict.fromkeys((program, settings, "") for program, settings, _ in PLAN)
-    }
-
     import torch
 
     from lenet.environment import environment
@@ -320,16 +324,18 @@ def main(
 
     facts = environment(torch.device("cpu"), "portable")
     machine = f"{facts['processor']}, torch {facts['torch']}"
+    kinds = dict.fromkeys((case.program, case.only, case.settings) for case in PLAN)
+    here = {kind: start([], *kind[:2], SETTINGS[kind[2]]) for kind in kinds}
 
-    def measure(program: str, settings: str, processor: str) -> list[Row]:
-        there = start(EMULATORS[processor], program, SETTINGS.get(settings, {}))
-        rows = compare(here[program, settings], there, (program, settings, processor), machine)
+    def measure(case: Case) -> list[Row]:
+        there = start(EMULATORS[case.processor], case.program, case.only, SETTINGS[case.settings])
+        rows = compare(here[case.program, case.only, case.settings], there, case, machine)
         for row in rows:
             print(*row, sep=" | ", flush=True)
         return rows
 
     with ThreadPoolExecutor(cores()) as pool:
-        rows = [row for rows in pool.map(lambda job: measure(*job), PLAN) for row in rows]
+        rows = [row for rows in pool.map(measure, PLAN) for row in rows]
     write_csv(TABLE, Row._fields, rows)
 
 
