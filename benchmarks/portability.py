@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 TABLE = ROOT / "benchmarks/portability.csv"
 
-# None emulates AVX-512. QEMU 7.2 crashes in grid_sample, so what is augmented runs in Valgrind, which has one processor.
+# None emulates AVX-512. QEMU 7.2 crashes in grid_sample, so Valgrind, with its one processor, runs what is augmented.
 EMULATORS = {
     "Intel Haswell, QEMU": ["qemu-x86_64", "-cpu", "Haswell"],
     "Intel Skylake, QEMU": ["qemu-x86_64", "-cpu", "Skylake-Client"],
