@@ -1,4 +1,7 @@
-"""Imported before PyTorch by what computes with it: sets the stages' arithmetic, or the native for ways so called."""
+"""Imported before PyTorch: its arithmetic is to be that of the stages, or native if the last argument begins so.
+
+The last argument of `steps.py` is the way that it times.
+"""
 
 import sys
 

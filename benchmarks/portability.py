@@ -10,10 +10,10 @@ Prints, and writes to benchmarks/portability.csv, how many are equal, by setting
 compared where their inputs are equal. The emulators are Debian's packages qemu-user and valgrind.
 """
 
-import csv
 import hashlib
 import itertools
 import json
+import math
 import os
 import runpy
 import shutil
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 Result = tuple[str, str, str]
 
 ROOT = Path(__file__).resolve().parents[1]
-
-TABLE = ROOT / "benchmarks/portability.csv"
 
 # None emulates AVX-512. QEMU 7.2 crashes in grid_sample, so Valgrind, with its one processor, runs what is augmented.
 EMULATORS = {
@@ -113,10 +111,7 @@ def made(*shape: int, seed: int) -> "Tensor":
     """Numbers between -2 and 2, from integers alone, so that they are the same everywhere."""
     import torch
 
-    count = 1
-    for side in shape:
-        count *= side
-    state = (torch.arange(count) + 977 * seed) * 6364136223846793005 + 1442695040888963407
+    state = (torch.arange(math.prod(shape)) + 977 * seed) * 6364136223846793005 + 1442695040888963407
     return (((state >> 33) & 16383) - 8192).to(torch.float32).mul(1 / 4096).reshape(shape)
 
 
@@ -142,16 +137,16 @@ def operations(only: str) -> Iterator[Result]:
     """Each call of an operation: its name and its inputs' shapes, what its inputs are, what its results are."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
 
     from lenet.data.tensors import Dataset
     from lenet.network.backend import predict
+    from lenet.network.capture import _tensors
     from lenet.network.lenet import build
     from lenet.params import Params
     from lenet.results.evaluation import evaluate
     from lenet.training import loop
 
-    calls: list[tuple[str, str, str]] = []
+    calls: list[Result] = []
 
     class Recorder(TorchDispatchMode):
         @classmethod
@@ -160,10 +155,10 @@ def operations(only: str) -> Iterator[Result]:
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
-            inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+            inputs = _tensors((args, kwargs))
             before = bits(*inputs)
             results = func(*args, **kwargs)
-            tensors = [leaf for leaf in tree_leaves(results) if isinstance(leaf, torch.Tensor)]
+            tensors = _tensors(results)
             if "empty" in func.name():
                 for tensor in tensors:
                     tensor.zero_()  # What is in new memory would differ from run to run.
@@ -284,15 +279,6 @@ def compare(here: list[Result], there: list[Result], case: Case, machine: str) -
     return rows
 
 
-def read() -> list[Row]:
-    """The rows of benchmarks/portability.csv."""
-    with TABLE.open(newline="") as file:
-        return [
-            Row(program, settings, processor, int(compared), int(equal), different, machine)
-            for program, settings, processor, compared, equal, different, machine in list(csv.reader(file))[1:]
-        ]
-
-
 PLAN = [
     *(Case("products", "plain", settings, "Intel Haswell, QEMU") for settings in SETTINGS),
     Case("products", "plain", "portable", "AMD EPYC, QEMU"),
@@ -336,7 +322,7 @@ def main(
 
     with ThreadPoolExecutor(cores()) as pool:
         rows = [row for rows in pool.map(measure, PLAN) for row in rows]
-    write_csv(TABLE, Row._fields, rows)
+    write_csv(ROOT / "benchmarks/portability.csv", Row._fields, rows)
 
 
 if __name__ == "__main__":
