@@ -18,15 +18,14 @@ from lenet.errors import InputError
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
-# By default, libraries choose by processor how they compute, and so in which order they add.
+# By default, PyTorch and MKL choose their kernels by processor, and with them the order in which they add.
 #
 # PyTorch compiles its own kernels for several instruction sets. What those for AVX2 do is defined by IEEE 754, so their
 # results have the same bits wherever they run. (PyTorch, aten/src/ATen/native/cpu/README.md.)
 #
-# MKL, which multiplies matrices, can use what is written for one instruction set on all processors that have it. In its
-# strict mode, how a product is cut for the threads does not matter either. Intel promises the same bits for its own
-# processors alone ("oneMKL developer guide for Linux", "Obtaining numerically reproducible results"); what AMD's take
-# besides is in `lenet.network.products`.
+# MKL, which multiplies matrices, can keep to one instruction set. Its strict mode is to give the same bits with any
+# number of threads too. Intel promises this for its own processors alone ("oneMKL developer guide for Linux", "Obtaining
+# numerically reproducible results"). `lenet.network.products` does what AMD's processors need besides.
 PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2,STRICT"}
 
 PORTABLE_THREADS = 2
