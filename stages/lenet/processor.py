@@ -24,8 +24,8 @@ if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
 # results have the same bits wherever they run. (PyTorch, aten/src/ATen/native/cpu/README.md.)
 #
 # MKL, which multiplies matrices, can keep to one instruction set. Its strict mode is to give the same bits with any
-# number of threads too. Intel promises this for its own processors alone ("oneMKL developer guide for Linux", "Obtaining
-# numerically reproducible results"). `lenet.network.products` does what AMD's processors need besides.
+# number of threads too. Intel promises this for its own processors alone ("oneMKL developer guide for Linux",
+# "Obtaining numerically reproducible results"). `lenet.network.products` does what AMD's processors need besides.
 PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2,STRICT"}
 
 PORTABLE_THREADS = 2
