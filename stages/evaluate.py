@@ -1,4 +1,4 @@
-"""Stage 4, evaluate: the trained model on the test set, overall and for each digit."""
+"""Stage 4, evaluate: the trained model on the test set, overall and for each class."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,16 +11,17 @@ def evaluate(
     params: ParamsFile = Path("params.yaml"),
     model: Annotated[Path, Option(help="The trained model.")] = Path("models/lenet.pt"),
     data: Annotated[Path, Option(help="The test set.")] = Path("data/processed/test.pt"),
+    dataset: Annotated[Path, Option(help="What there is to know of the data set.")] = Path("data/raw/dataset.json"),
     metrics: Annotated[Path, Option(help="Where the overall metrics go.")] = Path("metrics/test.json"),
-    per_class: Annotated[Path, Option(help="Where each digit's accuracy goes.")] = Path("metrics/per_class.json"),
-    report: Annotated[Path, Option(help="Where the table of each digit goes.")] = Path("plots/per_class.csv"),
+    per_class: Annotated[Path, Option(help="Where each class's accuracy goes.")] = Path("metrics/per_class.json"),
+    report: Annotated[Path, Option(help="Where the table of each class goes.")] = Path("plots/per_class.csv"),
     predictions: Annotated[Path, Option(help="Where each image's prediction goes.")] = Path("plots/predictions.csv"),
     debug: Debug = False,
 ) -> None:
     """Measure the trained model on the test set, which plays no part in training.
 
-    Overall: accuracy, error rate and loss. For each digit: precision, recall (the digit's accuracy), F1 and support.
-    For each test image, in the order of the published file: the actual and the predicted digit, and the probability of
+    Overall: accuracy, error rate and loss. For each class: precision, recall (the class's accuracy), F1 and support.
+    For each test image, in the order of the published file: the actual and the predicted class, and the probability of
     the prediction. It runs on the CPU in one thread, whatever the model was trained on, so that two models are compared
     with the same arithmetic, that of train.arithmetic.
     """
@@ -32,6 +33,7 @@ def evaluate(
 
         import torch
 
+        from lenet.data.info import read_info
         from lenet.data.tensors import load_dataset
         from lenet.errors import InputError
         from lenet.files import write_csv, write_json
@@ -40,14 +42,16 @@ def evaluate(
         from lenet.results import evaluation
 
         torch.set_num_threads(1)  # The number of threads changes the rounding.
-        network = load_model(model)
-        test = load_dataset(data)
+        network, classes = load_model(model)
+        if tuple(classes) != read_info(dataset).classes:
+            raise InputError(f"{model}: was trained on other classes than those of {dataset}; run `dvc repro`")
+        test = load_dataset(data, len(classes))
         logits = predict(network, test.images, settings.evaluate.batch_size)
         if not logits.isfinite().all():
             raise InputError(
                 f"{model}: its logits are NaN or infinite; train it again, perhaps with a smaller train.learning_rate"
             )
-        result = evaluation.evaluate(logits, test.labels)
+        result = evaluation.evaluate(logits, test.labels, classes)
         write_json(metrics, result.overall)
         write_json(per_class, {row.name: row.recall for row in result.per_class})
         write_csv(report, ["class", *evaluation.ClassReport._fields[1:]], result.per_class)

@@ -8,20 +8,20 @@ from lenet.cli import Debug, Option, ParamsFile, one_line_errors, run
 
 def plot(
     params: ParamsFile = Path("params.yaml"),
-    raw: Annotated[Path, Option(help="Folder with the four *-ubyte.gz files.")] = Path("data/raw"),
+    raw: Annotated[Path, Option(help="Folder that the stage download has filled.")] = Path("data/raw"),
     plots: Annotated[Path, Option(help="Folder with training.csv and predictions.csv, and for the pictures.")] = Path(
         "plots"
     ),
     debug: Debug = False,
 ) -> None:
-    """Draw samples of the data, training curves, the confusion matrix, each digit's accuracy and confident mistakes."""
+    """Draw samples of the data, training curves, the confusion matrix, each class's accuracy and confident mistakes."""
     with one_line_errors(debug):
         from lenet.params import load_params
 
-        settings = load_params(params)  # Before the slow imports, so that a mistake is reported at once.
-        options = settings.plot
+        options = load_params(params).plot  # Before the slow imports, so that a mistake is reported at once.
 
         from lenet.data.idx import read_labelled_images
+        from lenet.data.info import read_info
         from lenet.errors import InputError
         from lenet.files import read_csv, write_bytes
         from lenet.results import figures
@@ -29,25 +29,28 @@ def plot(
         columns = ["train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate"]
         history = read_csv(plots / "training.csv", {"epoch": "int64"} | dict.fromkeys(columns, "float64"))
         predictions = read_csv(
-            plots / "predictions.csv", {"actual": "int64", "predicted": "int64", "probability": "float64"}
+            plots / "predictions.csv", {"actual": "str", "predicted": "str", "probability": "float64"}
         )
-        training_images, training_labels = read_labelled_images(raw, "train")
-        test_images, test_labels = read_labelled_images(raw, "t10k")
-        digits, probabilities = predictions["predicted"].between(0, 9), predictions["probability"].between(0, 1)
-        if predictions["actual"].tolist() != test_labels.tolist() or not (digits & probabilities).all():
+        info = read_info(raw / "dataset.json")
+        training_images, training_labels = read_labelled_images(raw, "train", info.classes)
+        test_images, test_labels = read_labelled_images(raw, "t10k", info.classes)
+        labels = {name: label for label, name in enumerate(info.classes)}
+        for column in ("actual", "predicted"):
+            predictions[column] = predictions[column].map(labels)
+        known = predictions["predicted"].notna() & predictions["probability"].between(0, 1)
+        if predictions["actual"].tolist() != test_labels.tolist() or not known.all():
             raise InputError(
                 f"{plots / 'predictions.csv'}: does not belong to the test images in {raw}; run `dvc repro evaluate`"
             )
 
-        dataset = {"mnist": "MNIST", "digits": "scikit-learn's digits"}[settings.data.dataset]
         accuracy = (predictions["actual"] == predictions["predicted"]).mean()
-        title = f"{dataset}: {accuracy:.2%} of {len(predictions):,} test images correct"
+        title = f"{info.title}: {accuracy:.2%} of {len(predictions):,} test images correct"
         pictures = {
-            "samples": figures.samples(training_images, training_labels, options.samples, dataset),
-            "training_curves": figures.training_curves(history, dataset),
-            "confusion_matrix": figures.confusion_matrix(predictions, title),
-            "per_class_accuracy": figures.per_class_accuracy(predictions, title),
-            "mistakes": figures.mistakes(test_images, predictions, options.mistakes, title),
+            "samples": figures.samples(training_images, training_labels, options.samples, info),
+            "training_curves": figures.training_curves(history, info.title),
+            "confusion_matrix": figures.confusion_matrix(predictions, info, title),
+            "per_class_accuracy": figures.per_class_accuracy(predictions, info, title),
+            "mistakes": figures.mistakes(test_images, predictions, options.mistakes, info, title),
         }
         for name, figure in pictures.items():
             write_bytes(plots / f"{name}.png", figures.to_png(figure))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def train(
     params: ParamsFile = Path("params.yaml"),
     data: Annotated[Path, Option(help="Folder with training.pt and validation.pt.")] = Path("data/processed"),
+    dataset: Annotated[Path, Option(help="What there is to know of the data set.")] = Path("data/raw/dataset.json"),
     model: Annotated[Path, Option(help="Where the trained model goes.")] = Path("models/lenet.pt"),
     metrics: Annotated[Path, Option(help="Where the last epoch's metrics go.")] = Path("metrics/train.json"),
     history: Annotated[Path, Option(help="Where each epoch's metrics go.")] = Path("plots/training.csv"),
@@ -26,10 +27,10 @@ def train(
 ) -> None:
     """Train the network in the parameters' section `model`, with the settings in the section `train`.
 
-    It runs on the first available device of CUDA, MPS and the CPU, unless train.device names one. The history gains a
-    row at the end of each epoch; the model is written after the last. If the run is interrupted, the same command
-    resumes after the last finished epoch, provided nothing that decides the result has changed, and gives the same
-    bytes. The test set is not read.
+    The normalisation is the data set's where model.mean and model.std are auto. It runs on the first available device
+    of CUDA, MPS and the CPU, unless train.device names one. The history gains a row at the end of each epoch; the model
+    is written after the last. If the run is interrupted, the same command resumes after the last finished epoch,
+    provided nothing that decides the result has changed, and gives the same bytes. The test set is not read.
     """
     with one_line_errors(debug):
         from lenet.params import load_params
@@ -41,6 +42,7 @@ def train(
         import torch
         from tqdm import tqdm
 
+        from lenet.data.info import read_info
         from lenet.data.tensors import load_dataset
         from lenet.environment import be_deterministic, find_device
         from lenet.files import write_csv, write_json
@@ -55,17 +57,19 @@ def train(
         # With a delay, so that it is not drawn before the first epoch.
         bar = tqdm(unit="batch", leave=False, delay=0.1, disable=not sys.stderr.isatty())
         with only_one(checkpoints), bar:
-            training_set = load_dataset(data / "training.pt")
-            held_out = load_dataset(data / "validation.pt", may_be_empty=True)
+            info = read_info(dataset)
+            training_set = load_dataset(data / "training.pt", len(info.classes))
+            held_out = load_dataset(data / "validation.pt", len(info.classes), may_be_empty=True)
             validation_set = held_out if len(held_out.labels) else None
 
             torch.manual_seed(loop.generator(options.seed, epoch=0).initial_seed())
-            network = build(settings.model)
+            section = settings.model.normalised(info.mean, info.std)
+            network = build(section, info.classes)
             parameters = sum(parameter.numel() for parameter in network.parameters())
             images = len(training_set.labels)
-            print(f"{settings.model.architecture}: {parameters} parameters, {images} images, on {device}", flush=True)
+            print(f"{section.architecture}: {parameters} parameters, {images} images, on {device}", flush=True)
 
-            chosen = {"model": settings.model.model_dump(), "train": options.model_dump()}
+            chosen = {"model": section.model_dump(), "classes": info.classes, "train": options.model_dump()}
             name = identity(chosen, (training_set, validation_set), device, options.arithmetic)
             checkpoint = checkpoints / f"{name}.checkpoint"
             reached = load(checkpoint)
@@ -93,7 +97,7 @@ def train(
                     line += f"; validation loss {row.validation_loss:.4f}, accuracy {row.validation_accuracy:.2%}"
                 print(f"epoch {row.epoch}/{options.epochs}: {line} ({time.monotonic() - started:.1f} s)", flush=True)
 
-            save_model(model, settings.model, network)
+            save_model(model, section, info.classes, network)
             write_json(metrics, {"parameters": parameters, **rows[-1].figures()})
             remove(checkpoint)
 

@@ -17,7 +17,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from lenet.__main__ import main  # Before PyTorch, whose threads wait as lenet.processor sets it.
-from lenet.data.mnist import RESOURCES
+from lenet.data.catalog import CATALOG
 from lenet.processor import PORTABLE, set_arithmetic
 
 # For what computes in this process. The programs that tests start set these variables themselves.
@@ -29,6 +29,8 @@ for name in PORTABLE:
     os.environ.pop(name, None)
 
 ROOT = Path(__file__).resolve().parents[1]
+assert CATALOG["mnist"].source
+FILES = CATALOG["mnist"].source.files
 STAGES = ["download", "preprocess", "train", "evaluate", "plot"]
 
 # On the CPU, so that the tests compare the same arithmetic on every machine.
@@ -41,17 +43,17 @@ def find_mnist(*places: str) -> Path | None:
     for place in filter(None, places):
         url = urlsplit(place)
         folder = Path(url2pathname(url.path)) if url.scheme == "file" else Path(place).expanduser().absolute()
-        if all((folder / resource.name).is_file() for resource in RESOURCES):
+        if all((folder / resource.name).is_file() for resource in FILES):
             return folder
     return None
 
 
 # Read here: `_environment` below removes the variable.
-_FOUND = find_mnist(f"{ROOT.parent}/shared/mnist", os.environ.get("MNIST_MIRROR", ""), f"{ROOT}/data/downloads")
+_FOUND = find_mnist(f"{ROOT.parent}/shared/mnist", os.environ.get("MNIST_MIRROR", ""), f"{ROOT}/data/downloads/mnist")
 MNIST = _FOUND or Path("nowhere")
 needs_mnist = pytest.mark.skipif(
     _FOUND is None,
-    reason="needs MNIST's four files in ../shared/mnist, in the folder that MNIST_MIRROR names or in data/downloads; "
+    reason="needs MNIST's four files in ../shared/mnist, in the folder that MNIST_MIRROR names or in data/downloads/mnist; "
     "`make repro` downloads them",
 )
 

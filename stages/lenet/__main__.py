@@ -1,9 +1,14 @@
-"""The command `lenet`: describes networks, runs presets, verifies results. The pipeline's stages are scripts."""
+"""The command `lenet`: describes networks and data sets, runs presets, verifies results. The stages are scripts."""
 
 from pathlib import Path
 from typing import Annotated
 
 from lenet.cli import Argument, Debug, Exit, Option, one_line_errors, run
+
+Settings = Annotated[
+    list[str] | None,
+    Option("--set", "-S", metavar="SECTION.KEY=VALUE", help="Change a parameter of the preset; may be repeated."),
+]
 
 
 def describe(
@@ -25,10 +30,12 @@ def describe(
 
         import pandas
 
+        from lenet.data.catalog import info_of
         from lenet.network.description import Layer, describe
         from lenet.network.lenet import build
 
-        layers = describe(build(Model(**values["model"])))
+        info = info_of(values["data"]["dataset"], Path("data/raw"))
+        layers = describe(build(Model(**values["model"]).normalised(info.mean, info.std), info.classes))
         parameters, connections = sum(row.parameters for row in layers), sum(row.connections for row in layers)
         table = pandas.DataFrame([*layers, Layer("total", "", "", "", "", "", parameters, connections)])
         counts = dict.fromkeys(["parameters", "connections"], "{:,}".format)
@@ -51,15 +58,28 @@ def presets(debug: Debug = False) -> None:
             print(f"{name:{width}}  {preset.about}{claim}\n{'':{width}}  {preset.source}")
 
 
-def preset(
-    name: Annotated[str, Argument(help="Its name; `lenet presets` lists them.")],
-    settings: Annotated[
-        list[str] | None,
-        Option("--set", "-S", metavar="SECTION.KEY=VALUE", help="Change a parameter of the preset; may be repeated."),
-    ] = None,
+def data(
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Run a preset as a DVC experiment with the preset's name.
+    """List the data sets: what they are, which are on this machine, their licences and citations."""
+    with one_line_errors(debug):
+        import json
+
+        from lenet.data.overview import as_text, overview
+        from lenet.experiments.presets import workspace
+
+        own = Path(workspace()["data"]["folder"]).expanduser()
+        rows = overview(Path("data/raw"), Path("data/downloads"), own)
+        print(json.dumps(rows, indent=2) if as_json else "\n\n".join(map(as_text, rows)))
+
+
+def preset(
+    name: Annotated[str, Argument(help="Its name; `lenet presets` lists them.")],
+    settings: Settings = None,
+    debug: Debug = False,
+) -> None:
+    """Run a preset as a DVC experiment with the preset's name, after that of the data set unless it is MNIST.
 
     The preset's parameters replace those of params.yaml (whose sections model and train are taken from the last
     commit), and --set replaces the preset's. The workspace is not changed: `dvc exp show` lists the result, and
@@ -68,10 +88,19 @@ def preset(
     with one_line_errors(debug):
         from lenet.errors import InputError
         from lenet.experiments import dvc
-        from lenet.experiments.presets import differences, foundation, load_preset, overlaid, parse_settings, workspace
+        from lenet.experiments.presets import (
+            differences,
+            experiment_name,
+            foundation,
+            load_preset,
+            overlaid,
+            parse_settings,
+            workspace,
+        )
 
         layers = [(f"presets/{name}.yaml", load_preset(name).changes), ("--set", parse_settings(settings or []))]
         wanted = overlaid(foundation(), *layers)
+        name = experiment_name(name, wanted)
         there = dvc.recorded().get(name)
         if there and there.is_of(wanted):
             print(f"{name} exists already, with these parameters and this code: dvc exp show")
@@ -86,8 +115,7 @@ def preset(
 
 def zoo(
     seeds: Annotated[int, Option(min=3, help="Runs of each preset, with the seeds 0, 1, ...")] = 3,
-    table: Annotated[Path, Option(help="Where the table goes.")] = Path("metrics/zoo.csv"),
-    picture: Annotated[Path, Option(help="Where its picture goes.")] = Path("plots/zoo.png"),
+    settings: Settings = None,
     jobs: Annotated[int | None, Option(min=1, help="Runs at once; by default one for each core.")] = None,
     check: Annotated[
         bool, Option("--check", help="Run nothing: say whether the table was made from these presets and this code.")
@@ -97,25 +125,33 @@ def zoo(
     """Run all presets with several seeds each, and compare them.
 
     Each run is a DVC experiment, PRESET-seedN, that trains in one thread. If interrupted, the same command runs those
-    that were not finished. When all are, the table of their test accuracies and its picture are written.
+    that were not finished. When all are, the table of their test accuracies and its picture are written: for MNIST
+    metrics/zoo.csv and plots/zoo.png, for another data set, --set data.dataset=NAME, metrics/zoo-NAME.csv and
+    plots/zoo-NAME.png.
     """
     with one_line_errors(debug):
         import pandas
 
         from lenet.errors import InputError
         from lenet.experiments import zoo
+        from lenet.experiments.presets import parse_settings
         from lenet.files import write_bytes, write_csv
         from lenet.processor import cores
         from lenet.results.figures import to_png
 
+        changes = parse_settings(settings or [])
+        planned = zoo.plan(seeds, changes)
+        dataset = next(iter(planned.values()))[0].values["data"]["dataset"]
+        name = "zoo" if dataset == "mnist" else f"zoo-{dataset}"
+        table, picture = Path("metrics", f"{name}.csv"), Path("plots", f"{name}.png")
         if check:
-            if stale := zoo.stale(table):
+            if stale := zoo.stale(table, changes):
                 raise InputError(f"{table}: rows missing or out of date: {', '.join(stale)}; run `lenet zoo`")
             print(f"{table}: up to date")
             return
 
-        rows = pandas.DataFrame(zoo.run_all(zoo.plan(seeds), jobs or cores()))
-        drawn = to_png(zoo.picture(rows))
+        rows = pandas.DataFrame(zoo.run_all(planned, jobs or cores()))
+        drawn = to_png(zoo.picture(rows, dataset))
         write_csv(table, list(rows.columns), rows.itertuples(index=False))
         write_bytes(picture, drawn)
         print(f"{table}, {picture}: {len(rows)} presets")
@@ -177,7 +213,7 @@ def verify(
 
 def main() -> None:
     """Run the program `lenet`."""
-    run("lenet", describe, presets, preset, zoo, verify)
+    run("lenet", describe, data, presets, preset, zoo, verify)
 
 
 if __name__ == "__main__":

@@ -78,21 +78,27 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
 
 
 def read_csv(path: Path, columns: dict[str, str]) -> "pandas.DataFrame":
-    """Read a table of numbers with exactly these columns, name -> dtype. An empty field in a float column is NaN.
+    """Read a table with exactly these columns, name -> dtype. An empty field in a float column is NaN.
 
     Raises
     ------
     InputError
-        The file is not CSV, has other columns, has no rows, or a field is not a number of the column's type.
+        The file is not CSV, has other columns, has no rows, or a field is not of the column's type.
     """
     import pandas
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # What numpy warns of becomes an error below.
-            table = pandas.read_csv(path, dtype=columns)
+            # Of the texts that pandas takes for a missing number, any may be a class's name.
+            table = pandas.read_csv(
+                path,
+                dtype=columns,
+                keep_default_na=False,
+                na_values={name: [""] for name, dtype in columns.items() if dtype.startswith("float")},
+            )
     except (ValueError, OverflowError) as error:  # pandas' own parser errors and bad UTF-8 are ValueErrors too.
-        raise InputError(f"{path}: not a valid table of numbers: {error}; `dvc repro` writes it again") from None
+        raise InputError(f"{path}: not a valid table: {error}; `dvc repro` writes it again") from None
     # If a row has more fields than the header, pandas takes the first ones for an index.
     if list(table.columns) != list(columns) or not isinstance(table.index, pandas.RangeIndex):
         raise InputError(f"{path}: its columns must be {','.join(columns)}; `dvc repro` writes it again")

@@ -30,10 +30,13 @@ AnySection = TypeVar("AnySection", bound=_Section)
 
 
 class Data(_Section):
-    dataset: Literal["mnist", "digits"]
+    dataset: str  # The stage download knows which there are: lenet.data.catalog.
+    folder: str
+    prepare: Literal["mnist", "resize"]
 
 
 class Preprocess(_Section):
+    hold_out: Literal["images", "writers"]
     validation_size: Annotated[int, Field(ge=0, le=1_000_000)]
     seed: Seed
 
@@ -41,8 +44,8 @@ class Preprocess(_Section):
 class Model(_Section):
     architecture: Literal["lenet", "mlp"]
     padding: Annotated[int, Field(ge=0, le=2, multiple_of=2)]
-    mean: Annotated[float, Field(ge=0, le=1)]
-    std: Annotated[float, Field(ge=0.001, le=1)]
+    mean: Literal["auto"] | Annotated[float, Field(ge=0, le=1)]
+    std: Literal["auto"] | Annotated[float, Field(ge=0.001, le=1)]
     activation: Literal["relu", "tanh", "scaled_tanh", "sigmoid"]
     pooling: Literal["max", "average", "trainable"]
     c3: Literal["dense", "sparse"]
@@ -63,6 +66,11 @@ class Model(_Section):
                 "use tanh or scaled_tanh"
             )
         return self
+
+    def normalised(self, mean: float, std: float) -> Self:
+        """The section with these numbers, a data set's, in place of `auto`."""
+        numbers = {"mean": mean, "std": std}
+        return self.model_copy(update={key: number for key, number in numbers.items() if getattr(self, key) == "auto"})
 
 
 class Train(_Section):
@@ -207,6 +215,8 @@ def _in_words(field: dict[str, Any]) -> str:
     """What the JSON schema of one of the types above allows, in words."""
     if "const" in field:
         return str(field["const"])
+    if field["type"] == "string" and "enum" not in field:
+        return "a text"
     if field["type"] == "boolean":
         return "true or false"
     if "enum" in field:

@@ -10,10 +10,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from lenet.data.idx import SIDE, to_bytes
+from lenet.data.idx import to_bytes
+from lenet.data.images import BOX, centred
+from lenet.data.info import FILES
 
 _TEST_IMAGES = 360
-_BOX = 20
 
 
 def idx_files() -> dict[str, bytes]:
@@ -26,25 +27,11 @@ def idx_files() -> dict[str, bytes]:
     train_images, test_images, train_labels, test_labels = train_test_split(
         images, bunch.target.astype(np.uint8), test_size=_TEST_IMAGES, stratify=bunch.target, random_state=0
     )
-    return {
-        "train-images-idx3-ubyte.gz": to_bytes(train_images),
-        "train-labels-idx1-ubyte.gz": to_bytes(train_labels),
-        "t10k-images-idx3-ubyte.gz": to_bytes(test_images),
-        "t10k-labels-idx1-ubyte.gz": to_bytes(test_labels),
-    }
+    parts = (train_images, train_labels, test_images, test_labels)
+    return {name: to_bytes(items) for name, items in zip(FILES, parts, strict=True)}
 
 
 def _as_mnist(ink: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Resample an 8x8 image to 20x20 and centre it by its centre of mass in 28x28, to within half a pixel.
-
-    MNIST was made in this way (LeCun et al. 1998, section III.A); the centre of an image is a corner of pixel (14, 14).
-    Pillow resamples 8-bit images in integers, so the bytes do not depend on the processor.
-    """
+    """Resample an 8x8 image to 20x20 and centre it in 28x28, as MNIST was made (LeCun et al. 1998, section III.A)."""
     pixels = Image.fromarray((ink * 255 / 16).astype(np.uint8))
-    box = np.asarray(pixels.resize((_BOX, _BOX), Image.Resampling.BICUBIC))
-    weights = box / box.sum()
-    middle = np.array([(weights.sum(axis=1 - axis) * np.arange(_BOX)).sum() for axis in (0, 1)])
-    top, left = np.clip(np.rint(SIDE / 2 - middle), 0, SIDE - _BOX).astype(int)
-    image = np.zeros((SIDE, SIDE), np.uint8)
-    image[top : top + _BOX, left : left + _BOX] = box
-    return image
+    return centred(np.asarray(pixels.resize((BOX, BOX), Image.Resampling.BICUBIC)))

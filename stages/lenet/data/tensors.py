@@ -28,7 +28,7 @@ _LARGEST_PICKLE = 2**20
 
 
 class Dataset(NamedTuple):
-    """Images, uint8 [N, 28, 28], 0 background to 255 ink, and their labels, int64 [N], 0 to 9."""
+    """Images, uint8 [N, 28, 28], 0 background to 255 ink, and their labels, int64 [N], from 0."""
 
     images: Tensor
     labels: Tensor
@@ -42,7 +42,23 @@ def to_tensors(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Dataset:
 def hold_out(dataset: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
     """Hold out `size` images, drawn at random without replacement: (the rest, the held-out images), in file order."""
     order = torch.randperm(len(dataset.labels), generator=torch.Generator().manual_seed(seed))
-    held_out, kept = order[:size].sort().values, order[size:].sort().values
+    return _parts(dataset, order[size:].sort().values, order[:size].sort().values)
+
+
+def hold_out_writers(dataset: Dataset, writers: Tensor, size: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Hold out all images of some writers: (the rest, the held-out images), in file order.
+
+    `writers`, int [N], are those of the images. Writers are drawn at random until they have at least `size` images.
+    """
+    known, of_image, counts = writers.unique(return_inverse=True, return_counts=True)
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
+    images_before = counts[order].cumsum(0) - counts[order]
+    held_out = torch.isin(of_image, order[images_before < size])
+    return _parts(dataset, held_out.logical_not().nonzero().flatten(), held_out.nonzero().flatten())
+
+
+def _parts(dataset: Dataset, kept: Tensor, held_out: Tensor) -> tuple[Dataset, Dataset]:
+    """The images at these positions, int64, in two parts."""
     return (
         Dataset(dataset.images[kept], dataset.labels[kept]),
         Dataset(dataset.images[held_out], dataset.labels[held_out]),
@@ -54,8 +70,8 @@ def save_dataset(path: Path, dataset: Dataset) -> None:
     write_pt(path, tuple(dataset))
 
 
-def load_dataset(path: Path, may_be_empty: bool = False) -> Dataset:
-    """Read what `save_dataset` wrote. Unless it `may_be_empty`, it has at least one image.
+def load_dataset(path: Path, classes: int, may_be_empty: bool = False) -> Dataset:
+    """Read what `save_dataset` wrote: labels from 0 to `classes` - 1, and at least one image unless it `may_be_empty`.
 
     Raises
     ------
@@ -73,8 +89,8 @@ def load_dataset(path: Path, may_be_empty: bool = False) -> Dataset:
         raise refused(path, f"holds images {images.dtype} {list(images.shape)}, not uint8 [N, {SIDE}, {SIDE}]")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or not (len(labels) or may_be_empty):
         raise refused(path, f"holds labels {labels.dtype} {list(labels.shape)}, not int64 [N] for N > 0 images")
-    if len(labels) and (labels.min() < 0 or labels.max() > 9):
-        raise refused(path, f"holds labels from {labels.min()} to {labels.max()}, not digits from 0 to 9")
+    if len(labels) and (labels.min() < 0 or labels.max() >= classes):
+        raise refused(path, f"holds labels from {labels.min()} to {labels.max()}, not classes from 0 to {classes - 1}")
     return Dataset(images, labels)
 
 

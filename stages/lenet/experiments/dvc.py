@@ -147,7 +147,11 @@ def _text(value: object) -> str:
 
 
 def command(
-    *arguments: str, capture: bool = False, progress: bool = False, cwd: Path = Path(), **environment: str
+    *arguments: str,
+    capture: bool = False,
+    progress: bool = False,
+    cwd: Path = Path(),
+    environment: Mapping[str, str] | None = None,
 ) -> str:
     """Run the DVC of this Python environment.
 
@@ -159,7 +163,7 @@ def command(
         It failed, and has printed why.
     """
     stdout = subprocess.PIPE if capture else sys.stderr.fileno() if progress else None
-    with _start(*arguments, stdout=stdout, cwd=cwd, environment=environment) as process:
+    with _start(*arguments, stdout=stdout, cwd=cwd, environment=environment or {}) as process:
         try:
             output, _ = process.communicate()
         except Stopped:

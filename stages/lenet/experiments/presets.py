@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lenet.data.catalog import OWN, find
 from lenet.errors import InputError
 from lenet.experiments.git import git
 from lenet.params import Params, check, parse_yaml
@@ -24,7 +25,7 @@ class Preset(NamedTuple):
     source : str
         Where its settings come from.
     claimed : float or None
-        The test accuracy claimed by the document that the preset was taken from, in [0, 1].
+        The test accuracy on MNIST claimed by the document that the preset was taken from, in [0, 1].
     changes : dict
         The parameters that differ from the committed ones.
     """
@@ -90,8 +91,16 @@ def foundation() -> Values:
 
 
 def _checked(values: Any, source: str) -> Values:
-    check(Params, values, source)
+    dataset = check(Params, values, source).data.dataset
+    if dataset != OWN:
+        find(dataset, source)
     return dict(values)
+
+
+def experiment_name(preset: str, values: Values) -> str:
+    """What a preset's experiment is called: on MNIST as the preset, on another data set with its name in front."""
+    dataset = values["data"]["dataset"]
+    return preset if dataset == "mnist" else f"{dataset}-{preset}"
 
 
 def parse_settings(settings: list[str]) -> Values:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lenet.data.catalog import CATALOG
 from lenet.environment import environment, find_device
 from lenet.errors import InputError
 from lenet.experiments import dvc
@@ -47,10 +48,14 @@ def clone(folder: Path) -> None:
 
 
 def rerun(folder: Path) -> None:
-    """Run every stage of a clone. MNIST's four files, which are checked by their SHA-256, are not downloaded again."""
-    kept = Path("data/downloads").resolve()
-    mirror = os.environ.get("MNIST_MIRROR") or (str(kept) if kept.exists() else "")
-    dvc.command("repro", "--force", progress=True, cwd=folder, MNIST_MIRROR=mirror)
+    """Run every stage of a clone. Published files, which are checked by their SHA-256, are not downloaded again."""
+    mirrors = {}
+    for name, entry in CATALOG.items():
+        kept = Path("data/downloads", name).resolve()
+        for source in (entry.source, entry.writers):
+            if source and kept.exists():
+                mirrors[source.variable] = os.environ.get(source.variable) or str(kept)
+    dvc.command("repro", "--force", progress=True, cwd=folder, environment=mirrors)
 
 
 def outputs(folder: Path) -> dict[str, str]:

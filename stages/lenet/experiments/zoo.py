@@ -18,12 +18,27 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lenet.data.catalog import CATALOG
+from lenet.data.info import DIGITS
 from lenet.environment import environment
 from lenet.errors import InputError
 from lenet.experiments import dvc
-from lenet.experiments.presets import Preset, Values, differences, foundation, load_preset, names, overlaid, workspace
+from lenet.experiments.presets import (
+    Preset,
+    Values,
+    differences,
+    experiment_name,
+    foundation,
+    load_preset,
+    names,
+    overlaid,
+    workspace,
+)
 from lenet.params import parse_yaml
 from lenet.results.figures import BLUE, ORANGE
+
+STAGES = ("download", "preprocess", "train", "evaluate")
+"""Those that lead to the test accuracy."""
 
 
 class Entry(NamedTuple):
@@ -54,8 +69,10 @@ class Run(NamedTuple):
     claimed: float | None
 
 
-def plan(seeds: int) -> dict[str, list[Run]]:
+def plan(seeds: int, settings: Values) -> dict[str, list[Run]]:
     """The runs of each preset with the seeds 0 to seeds - 1, all checked before the first is started.
+
+    `settings` replace the presets' values. A preset with the paper's output is left out unless the classes are digits.
 
     Raises
     ------
@@ -65,15 +82,22 @@ def plan(seeds: int) -> dict[str, list[Run]]:
     base, here = foundation(), workspace()
 
     def run(name: str, preset: Preset, seed: int) -> Run:
-        layers = [(f"presets/{name}.yaml", preset.changes), ("the zoo", {"train": {"seed": seed, "threads": 1}})]
-        values = overlaid(base, *layers)
-        return Run(f"{name}-seed{seed}", values, differences(values, here), preset.claimed)
+        own: Values = {"train": {"seed": seed, "threads": 1}}
+        values = overlaid(base, (f"presets/{name}.yaml", preset.changes), ("--set", settings), ("the zoo", own))
+        claimed = preset.claimed if values["data"]["dataset"] == "mnist" else None
+        return Run(f"{experiment_name(name, values)}-seed{seed}", values, differences(values, here), claimed)
 
     presets = {name: load_preset(name) for name in names()}
     planned = {name: [run(name, preset, seed) for seed in range(seeds)] for name, preset in presets.items()}
     if not planned:
         raise InputError("presets/ has no presets; run this in the project's root")
-    return planned
+    return {name: runs for name, runs in planned.items() if has_pictures(runs[0].values)}
+
+
+def has_pictures(values: Values) -> bool:
+    """Whether the output layer has what it needs: the paper's, pictures of the classes, so that they must be digits."""
+    known = CATALOG.get(values["data"]["dataset"])
+    return values["model"]["head"] != "rbf" or (known is not None and known.info.classes == DIGITS)
 
 
 def run_all(planned: dict[str, list[Run]], jobs: int) -> list[Entry]:
@@ -115,11 +139,11 @@ def run_all(planned: dict[str, list[Run]], jobs: int) -> list[Entry]:
     return table
 
 
-def stale(table: Path) -> list[str]:
+def stale(table: Path, settings: Values) -> list[str]:
     """The presets whose row in the table was not made from the present parameters and code, or is missing."""
     rows = csv.DictReader(table.read_text().splitlines()) if table.exists() else []
     made_from = {row["preset"]: row.get("made_from") for row in rows}
-    now = {name: fingerprint(runs[0].values) for name, runs in plan(seeds=1).items()}
+    now = {name: fingerprint(runs[0].values) for name, runs in plan(1, settings).items()}
     return [name for name in made_from | now if made_from.get(name) != now.get(name)]
 
 
@@ -127,13 +151,17 @@ def fingerprint(values: Values) -> str:
     """Identify what a preset's runs are made from, in 12 hexadecimal digits.
 
     That is the parameters, apart from the seed, and the source files of the stages that lead to the test accuracy,
-    without their comments, docstrings and layout.
+    without their comments, docstrings and layout. The files of a published data set are identified by their checksums,
+    so that the code that fetches them does not count.
     """
     parameters = {section: values[section] for section in ("data", "preprocess", "model", "evaluate")}
     parameters["train"] = {key: value for key, value in values["train"].items() if key != "seed"}
+    published = CATALOG.get(values["data"]["dataset"])
+    if published and published.source:
+        parameters["data"] = {"info": published.info, "files": [file.sha256 for file in published.source.files]}
     graph: Any = parse_yaml(Path("dvc.yaml").read_bytes(), "dvc.yaml")
-    stages = [graph["stages"][name] for name in ("download", "preprocess", "train", "evaluate")]
-    sources = sorted({path for stage in stages for path in stage["deps"] if path.endswith(".py")})
+    counted = ("preprocess", "train", "evaluate") if "files" in parameters["data"] else STAGES
+    sources = sorted({path for name in counted for path in graph["stages"][name]["deps"] if path.endswith(".py")})
     facts = [parameters, *([path, _code(ast.parse(Path(path).read_bytes()))] for path in sources)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:12]
 
@@ -150,7 +178,7 @@ def _code(node: Any) -> Any:
     return [type(node).__name__, *([name, _code(value)] for name, value in fields.items() if value not in (None, []))]
 
 
-def picture(table: pandas.DataFrame) -> Figure:
+def picture(table: pandas.DataFrame, dataset: str) -> Figure:
     """The test error of each preset, mean and range over the seeds, and what is claimed for it; rows of `Entry`.
 
     Errors above four times the median have a panel of their own: on one axis they would squeeze the others.
@@ -165,7 +193,7 @@ def picture(table: pandas.DataFrame) -> Figure:
     near, far = values[values <= bound], values[values > bound]
 
     figure = Figure(figsize=(9, 0.5 * len(table) + 1.8), layout="constrained")
-    figure.suptitle("Test error of each preset")
+    figure.suptitle("Test error of each preset" if dataset == "mnist" else f"Test error of each preset on {dataset}")
     panels = figure.subplots(1, 2, sharey=True, width_ratios=[5, 1]) if len(far) else [figure.subplots()]
     for axes in panels:
         # The mean of equal numbers may round to another.

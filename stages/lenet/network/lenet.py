@@ -3,29 +3,42 @@
 Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", Proc. IEEE 86(11),
 1998 ("the paper" below), section II.B and figure 2; the layers are named as there. As published it has 60,000 trainable
 parameters. As taught today, C3 reads every map of S2, the subsampling has no parameters and the output is linear:
-61,706 parameters on 32x32 pixels, 44,426 on 28x28. `lenet describe lenet5-1998` prints the published network as a
-table, `lenet describe` the network of params.yaml.
+61,706 parameters on 32x32 pixels, 44,426 on 28x28, for ten classes. `lenet describe lenet5-1998` prints the published
+network as a table, `lenet describe` the network of params.yaml.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lenet.data.idx import SIDE
+from lenet.data.info import DIGITS
+from lenet.errors import InputError
 from lenet.params import Model
 
 Layers = OrderedDict[str, nn.Module]
 
 
-def build(options: Model) -> nn.Sequential:
-    """Build the network of the parameters' model section: uint8 images [N, 28, 28] -> float32 logits [N, 10].
+def build(options: Model, classes: Sequence[str] = DIGITS) -> nn.Sequential:
+    """Build the network of the parameters' model section: uint8 images [N, 28, 28] -> float32 logits [N, classes].
 
     The largest logit is the prediction; their softmax gives the probabilities. Images may be float32 too, in [0, 255].
-    Like those of PyTorch's layers, the initial weights are drawn from its global generator.
+    Like those of PyTorch's layers, the initial weights are drawn from its global generator. Mean and standard deviation
+    have to be numbers: `Model.normalised`.
+
+    Raises
+    ------
+    InputError
+        The output layer is to be the paper's, which has pictures of the ten digits, and the classes are others.
     """
-    layers = mlp(options) if options.architecture == "mlp" else lenet(options)
+    if options.head == "rbf" and tuple(classes) != DIGITS:
+        raise InputError(
+            "model.head is rbf, whose codes are pictures of the digits 0 to 9; use linear for these classes"
+        )
+    layers = mlp(options, len(classes)) if options.architecture == "mlp" else lenet(options, len(classes))
     if options.batch_norm:
         layers = with_batch_norm(layers)
     if options.dropout:
@@ -33,13 +46,13 @@ def build(options: Model) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def lenet(options: Model) -> Layers:
+def lenet(options: Model, classes: int) -> Layers:
     """LeNet-5. Beside each layer: the shape of its output on 32x32 pixels, and its parameters in the paper."""
     squash = ACTIVATIONS[options.activation]
     side = ((SIDE + 2 * options.padding - 4) // 2 - 4) // 2  # Of a map of S4: 5; without padding 4.
     # fmt: off
     layers = OrderedDict(
-        input=Normalize(options.padding, options.mean, options.std),  # [N,  1, 32, 32]
+        input=input_layer(options),                                   # [N,  1, 32, 32]
         C1=nn.Conv2d(1, 6, kernel_size=5),                            # [N,  6, 28, 28]     156
         C1_activation=squash(),
         S2=subsampling(options, maps=6),                              # [N,  6, 14, 14]      12
@@ -51,7 +64,7 @@ def lenet(options: Model) -> Layers:
         C5_activation=squash(),
         F6=nn.Linear(120, 84),                                        # [N, 84]          10,164
         F6_activation=squash(),
-        output=RBF() if options.head == "rbf" else nn.Linear(84, 10), # [N, 10]               0
+        output=RBF() if options.head == "rbf" else nn.Linear(84, classes),  # [N, 10]         0
     )
     # fmt: on
     if (options.padding, options.pooling, options.c3, options.head) == (2, "trainable", "sparse", "rbf"):
@@ -64,21 +77,26 @@ PUBLISHED = {"C1": 156, "S2": 12, "C3": 1_516, "S4": 32, "C5": 48_120, "F6": 10_
 """The trainable parameters of each layer in the paper, 60,000 in all."""
 
 
-def mlp(options: Model) -> Layers:
+def mlp(options: Model, classes: int) -> Layers:
     """The multilayer perceptron 784-512-512-10 of PyTorch's first tutorial."""
     activation = ACTIVATIONS[options.activation]
     side = SIDE + 2 * options.padding
     # fmt: off
     return OrderedDict(
-        input=Normalize(options.padding, options.mean, options.std),  # [N, 1, 28, 28]
+        input=input_layer(options),                                   # [N, 1, 28, 28]
         flatten=nn.Flatten(),                                         # [N, 784]
         H1=nn.Linear(side * side, 512),                               # [N, 512]
         H1_activation=activation(),
         H2=nn.Linear(512, 512),                                       # [N, 512]
         H2_activation=activation(),
-        output=nn.Linear(512, 10),                                    # [N, 10]
+        output=nn.Linear(512, classes),                               # [N, 10]
     )
     # fmt: on
+
+
+def input_layer(options: Model) -> "Normalize":
+    """Padding and normalisation, by numbers: `auto` has been replaced."""
+    return Normalize(options.padding, float(options.mean), float(options.std))
 
 
 def subsampling(options: Model, maps: int) -> nn.Module:

@@ -1,25 +1,24 @@
-"""The metrics of a classifier on labelled images, overall and for each digit."""
+"""The metrics of a classifier on labelled images, overall and for each class."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-DIGITS = range(10)
-
 
 class Prediction(NamedTuple):
-    """The actual and the predicted digit of an image, and the softmax probability of the prediction."""
+    """The actual and the predicted class of an image, by name, and the softmax probability of the prediction."""
 
-    actual: int
-    predicted: int
+    actual: str
+    predicted: str
     probability: float
 
 
 class ClassReport(NamedTuple):
-    """Precision, recall and F1 of a digit, in [0, 1], and its support, the number of its images.
+    """Precision, recall and F1 of a class, in [0, 1], and its support, the number of its images.
 
-    The recall is the fraction of the digit's images that are classified correctly, which tutorials call the accuracy of
+    The recall is the fraction of the class's images that are classified correctly, which tutorials call the accuracy of
     the class. A quotient whose denominator is 0 is given as 0.
     """
 
@@ -38,7 +37,7 @@ class Evaluation(NamedTuple):
     overall : dict
         `accuracy` and `error_rate`, in [0, 1], and `loss`, the mean cross-entropy in nats.
     per_class : list of ClassReport
-        One for each digit, 0 to 9.
+        One for each class, in the order of their labels.
     predictions : list of Prediction
         One for each image, in the order of the images.
     """
@@ -48,8 +47,8 @@ class Evaluation(NamedTuple):
     predictions: list[Prediction]
 
 
-def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
-    """Compare logits, float32 [N, 10], with labels, int64 [N]. Metrics are rounded to six decimals."""
+def evaluate(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Evaluation:
+    """Compare logits, float32 [N, classes], with labels, int64 [N]. Metrics are rounded to six decimals."""
     # In double precision, so that six decimals do not depend on how a sum is split among threads.
     logits = logits.double()
     probabilities, predicted = logits.softmax(dim=1).max(dim=1)
@@ -60,21 +59,22 @@ def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
         "error_rate": round((count - correct) / count, 6),
         "loss": round(cross_entropy(logits, labels).item(), 6),
     }
-    # Images by actual digit (row) and predicted digit (column).
-    counts = (len(DIGITS) * labels + predicted).bincount(minlength=len(DIGITS) ** 2).view(len(DIGITS), len(DIGITS))
+    # Images by actual class (row) and predicted class (column).
+    size = len(classes)
+    counts = (size * labels + predicted).bincount(minlength=size**2).view(size, size)
     right, support, taken = counts.diagonal().tolist(), counts.sum(dim=1).tolist(), counts.sum(dim=0).tolist()
     per_class = [
         ClassReport(
-            str(digit),
-            precision=_share(right[digit], taken[digit]),
-            recall=_share(right[digit], support[digit]),
-            f1=_share(2 * right[digit], support[digit] + taken[digit]),
-            support=support[digit],
+            name,
+            precision=_share(right[label], taken[label]),
+            recall=_share(right[label], support[label]),
+            f1=_share(2 * right[label], support[label] + taken[label]),
+            support=support[label],
         )
-        for digit in DIGITS
+        for label, name in enumerate(classes)
     ]
-    columns = labels.tolist(), predicted.tolist(), probabilities.tolist()
-    return Evaluation(overall, per_class, [Prediction(*row) for row in zip(*columns, strict=True)])
+    rows = zip(labels.tolist(), predicted.tolist(), probabilities.tolist(), strict=True)
+    return Evaluation(overall, per_class, [Prediction(classes[a], classes[p], share) for a, p, share in rows])
 
 
 def _share(part: int, whole: int) -> float:

@@ -6,8 +6,10 @@ lines differ in marker and dash too, and shades grow in one direction, so that e
 
 import io
 import math
+import textwrap
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas
 from matplotlib.axes import Axes
@@ -16,8 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from lenet.data.info import DatasetInfo
+
 BLUE, ORANGE = "#0072B2", "#D55E00"
-DIGITS = range(10)
+
+matplotlib.rcParams["text.parse_math"] = False  # A class may have a name with dollar signs.
 
 
 def to_png(figure: Figure) -> bytes:
@@ -84,35 +89,55 @@ def logarithmic(axes: Axes, values: pandas.Series) -> None:
     axes.minorticks_off()
 
 
-def confusion_matrix(predictions: pandas.DataFrame, title: str) -> Figure:
-    """How many images of each actual digit (row) were predicted as each digit (column); rows as in predictions.csv."""
-    counts = np.zeros((len(DIGITS), len(DIGITS)), np.int64)
+def confusion_matrix(predictions: pandas.DataFrame, info: DatasetInfo, title: str) -> Figure:
+    """How many images of each actual class (row) were predicted as each class (column).
+
+    Rows are as in predictions.csv, but with labels in place of names.
+    """
+    size = len(info.classes)
+    counts = np.zeros((size, size), np.int64)
     np.add.at(counts, (predictions["actual"], predictions["predicted"]), 1)
-    figure = Figure(figsize=(7, 6.2), layout="constrained")
+    side = max(7, min(0.45 * size, 20))
+    figure = Figure(figsize=(side, side - 0.8), layout="constrained")
     axes = figure.subplots()
     # Logarithmic, because the mistakes, which matter most, are a hundredth of the diagonal. Zero stays white.
     axes.imshow(np.where(counts, counts, np.nan), cmap="Blues", norm=LogNorm(0.5, 2 * counts.max()))
     for row, column in zip(*counts.nonzero(), strict=True):
         colour = "white" if counts[row, column] > 0.1 * counts.max() else "black"
-        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
-    axes.set_xticks(DIGITS)
-    axes.set_yticks(DIGITS)
-    axes.set_xlabel("Predicted digit")
-    axes.set_ylabel("Actual digit")
-    axes.set_title(f"{title}\nimages by actual and predicted digit (shade: logarithmic)")
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, size=_size(size))
+    _name_classes(axes, info)
+    axes.set_yticks(range(size), info.classes, size=_size(size))
+    axes.set_xlabel(f"Predicted {info.noun}")
+    axes.set_ylabel(f"Actual {info.noun}")
+    axes.set_title(f"{title}\nimages by actual and predicted {info.noun} (shade: logarithmic)")
     return figure
 
 
-def per_class_accuracy(predictions: pandas.DataFrame, title: str) -> Figure:
-    """The accuracy of each digit with its 95% confidence interval; rows as in predictions.csv."""
+def _name_classes(axes: Axes, info: DatasetInfo) -> None:
+    """Put the names of the classes along the x axis: slanted, if they would not fit beside each other."""
+    size = len(info.classes)
+    axes.set_xticks(range(size), info.classes, size=_size(size))
+    if max(map(len, info.classes)) > 2:
+        for text in axes.get_xticklabels():
+            text.set(rotation=45, ha="right", rotation_mode="anchor")
+
+
+def _size(classes: int) -> float:
+    """The size of text, in points, of which each of so many classes has its own."""
+    return 10 if classes <= 20 else max(4, 12 - 0.1 * classes)
+
+
+def per_class_accuracy(predictions: pandas.DataFrame, info: DatasetInfo, title: str) -> Figure:
+    """The accuracy of each class with its 95% confidence interval; rows as for `confusion_matrix`."""
+    labels = range(len(info.classes))
     correct = (predictions["actual"] == predictions["predicted"]).groupby(predictions["actual"])
-    accuracy = correct.mean().reindex(DIGITS, fill_value=0.0).to_numpy()
-    support = correct.size().reindex(DIGITS, fill_value=0).to_numpy()
+    accuracy = correct.mean().reindex(labels, fill_value=0.0).to_numpy()
+    support = correct.size().reindex(labels, fill_value=0).to_numpy()
     low, high = wilson_interval(accuracy, support)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(max(8, min(0.5 * len(labels), 30)), 4.5), layout="constrained")
     axes = figure.subplots()
     axes.errorbar(
-        DIGITS,
+        labels,
         accuracy,
         yerr=(np.maximum(accuracy - low, 0), np.maximum(high - accuracy, 0)),
         fmt="o",
@@ -120,15 +145,16 @@ def per_class_accuracy(predictions: pandas.DataFrame, title: str) -> Figure:
         ecolor="grey",
         capsize=4,
     )
-    for digit, value in zip(DIGITS, accuracy, strict=True):
-        axes.annotate(f"{value:.1%}", (digit, value), xytext=(7, 0), textcoords="offset points", va="center", size=9)
-    axes.set_xlim(-0.5, 9.9)
-    axes.set_xticks(DIGITS)
-    axes.set_xlabel("Digit")
-    axes.set_ylabel("Images of the digit classified correctly (%)")
+    # Where there is no room for them, the grid has to do.
+    for label, value in zip(labels, accuracy, strict=True) if len(labels) <= 20 else ():
+        axes.annotate(f"{value:.1%}", (label, value), xytext=(7, 0), textcoords="offset points", va="center", size=9)
+    axes.set_xlim(-0.5, len(labels) - 0.1)
+    _name_classes(axes, info)
+    axes.set_xlabel(info.noun.capitalize())
+    axes.set_ylabel(f"Images of the {info.noun} classified correctly (%)")
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
     axes.grid(axis="y", alpha=0.3)
-    axes.set_title(f"{title}\naccuracy by digit, with its 95% confidence interval (Wilson)")
+    axes.set_title(f"{title}\naccuracy by {info.noun}, with its 95% confidence interval (Wilson)")
     return figure
 
 
@@ -144,50 +170,62 @@ def wilson_interval(share: NDArray[Any], count: NDArray[Any]) -> tuple[NDArray[A
     return middle - half, middle + half
 
 
-def mistakes(images: NDArray[np.uint8], predictions: pandas.DataFrame, most: int, title: str) -> Figure:
-    """The misclassified ones of the images (N, 28, 28), the most confident mistakes first, at most `most` of them."""
+def mistakes(
+    images: NDArray[np.uint8], predictions: pandas.DataFrame, most: int, info: DatasetInfo, title: str
+) -> Figure:
+    """The misclassified ones of the images (N, 28, 28), the most confident mistakes first, at most `most` of them.
+
+    Predictions are as for `confusion_matrix`.
+    """
     wrong = predictions[predictions["actual"] != predictions["predicted"]]
     shown = wrong.sort_values("probability", ascending=False, kind="stable").head(most)
     if shown.empty:
         figure = Figure(figsize=(6, 1.5), layout="constrained")
         figure.suptitle(f"{title}\nno mistake to show")
         return figure
+    names = info.classes
+    labels = [
+        textwrap.fill(f"{names[actual]} taken for {names[predicted]}", 18) + f"\n{probability:.1%}"
+        for _, actual, predicted, probability in shown.itertuples()
+    ]
+    lines = max(label.count("\n") for label in labels) + 1
     columns = min(8, len(shown))
     rows = math.ceil(len(shown) / columns)
     # One sheet with text on it: axes and a title for each image would take three times as long to draw.
-    side, height, width = images.shape[1], round(1.6 * images.shape[1]), round(1.3 * images.shape[1])
+    side = images.shape[1]
+    height, width = round((1 + 0.3 * lines) * side), round(1.3 * side)
     sheet = np.zeros((rows * height, columns * width), np.uint8)
-    figure = Figure(figsize=(max(7, 1.25 * columns), 1.5 * rows + 0.7), layout="constrained")
+    figure = Figure(figsize=(max(7, 1.25 * columns), 0.9375 * (1 + 0.3 * lines) * rows + 0.7), layout="constrained")
     axes = figure.subplots()
     axes.set_axis_off()
-    for place, (position, actual, predicted, probability) in enumerate(shown.itertuples()):
+    for place, (position, label) in enumerate(zip(shown.index, labels, strict=True)):
         top, left = place // columns * height + height - side, place % columns * width + (width - side) // 2
         sheet[top : top + side, left : left + side] = images[position]
-        label = f"{actual} taken for {predicted}\n{probability:.1%}"
         axes.text(left + side / 2, top - 1, label, ha="center", va="bottom", size=9)
     axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=255)
     how_many = "all" if len(shown) == len(wrong) else f"the {len(shown)} most confident of"
     figure.suptitle(
-        f"{title}\n{how_many} {len(wrong)} mistakes: actual digit, predicted digit, the prediction's probability"
+        f"{title}\n{how_many} {len(wrong)} mistakes: actual {info.noun}, predicted {info.noun}, "
+        "the prediction's probability"
     )
     return figure
 
 
-def samples(images: NDArray[np.uint8], labels: NDArray[np.uint8], each: int, dataset: str) -> Figure:
-    """The first `each` of the images (N, 28, 28) of each digit, one row per digit."""
+def samples(images: NDArray[np.uint8], labels: NDArray[np.uint8], each: int, info: DatasetInfo) -> Figure:
+    """The first `each` of the images (N, 28, 28) of each class, one row per class."""
     rows = []
-    for digit in DIGITS:
-        first = images[labels == digit][:each]
+    for label in range(len(info.classes)):
+        first = images[labels == label][:each]
         blank = np.zeros((each - len(first), *images.shape[1:]), np.uint8)
         rows.append(np.hstack([*first, *blank]))
     sheet = np.vstack(rows)
-    side = images.shape[1]
-    figure = Figure(figsize=(max(4.5, 0.55 * each + 0.5), 0.55 * len(DIGITS) + 0.6), layout="constrained")
+    side, inches = images.shape[1], 0.55 if len(rows) <= 20 else 0.3
+    figure = Figure(figsize=(max(4.5, inches * each + 0.5), inches * len(rows) + 0.6), layout="constrained")
     axes = figure.subplots()
     axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=255)
-    axes.set_yticks([side * digit + side / 2 for digit in DIGITS], [str(digit) for digit in DIGITS])
+    axes.set_yticks([side * label + side / 2 for label in range(len(rows))], info.classes)
     axes.set_xticks([])
     axes.tick_params(length=0)
-    axes.set_ylabel("Digit")
-    axes.set_title(f"{dataset}: the first {each} training images of each digit")
+    axes.set_ylabel(info.noun.capitalize())
+    axes.set_title(f"{info.title}: the first {each} training images of each {info.noun}")
     return figure

@@ -1,4 +1,4 @@
-"""MNIST's four files: where they can be downloaded from, and the check that they are the published ones."""
+"""Published files: fetched from the first mirror that delivers them, and checked to be the published ones."""
 
 import hashlib
 import queue
@@ -8,14 +8,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from tqdm import tqdm
 
+from lenet.data.catalog import CATALOG, Resource, Source
 from lenet.errors import InputError, printable
-from lenet.files import written_whole
+from lenet.files import write_bytes, written_whole
 
 CONNECT_SECONDS = 5
 STALL_SECONDS = 10
@@ -23,27 +24,7 @@ STALL_BYTES = 100 * 1024
 """Less than this in STALL_SECONDS counts as a stalled transfer, unless it completes the file."""
 
 
-class Resource(NamedTuple):
-    """One published file: its name, its length in bytes and its SHA-256 in hexadecimal."""
-
-    name: str
-    size: int
-    sha256: str
-
-
-RESOURCES = (
-    Resource("train-images-idx3-ubyte.gz", 9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
-    Resource("train-labels-idx1-ubyte.gz", 28881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
-    Resource("t10k-images-idx3-ubyte.gz", 1648877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
-    Resource("t10k-labels-idx1-ubyte.gz", 4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
-)
-"""The files of `torchvision.datasets.MNIST.resources`, which lists only their MD5; a test compares the two."""
-
-MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
-"""`torchvision.datasets.MNIST.mirrors`, in its order: the one with HTTPS comes first."""
-
-
-class _Source(Protocol):
+class _Stream(Protocol):
     def read1(self, size: int, /) -> bytes: ...
 
 
@@ -59,39 +40,41 @@ def is_published(path: Path, resource: Resource) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == resource.sha256
 
 
-def mirrors(first: str) -> list[str]:
-    """The mirrors in the order to try them, with `first` in front unless it is empty.
-
-    `first` is a folder or a file:, http: or https: URL.
-
-    Raises
-    ------
-    InputError
-        `first` is another kind of URL.
-    """
-    try:
-        known = "://" not in first or urlsplit(first).scheme in ("file", "http", "https")
-    except ValueError:
-        known = False
-    if not known:
-        raise InputError(f"MNIST_MIRROR is {first!r}; it must be a folder or a file:, http: or https: URL")
-    return [first, *MIRRORS] if first else [*MIRRORS]
-
-
-def fetch(resource: Resource, order: list[str], path: Path) -> None:
-    """Write one published file to `path`, from the first mirror that delivers it.
-
-    It prints a line for each mirror that failed, and one with the rate at the end. A terminal shows a progress bar.
+def fetch_all(source: Source, own: str, kept: Path, output: Path) -> None:
+    """Put the files of a source into `output`, each checked; those that are there already are left alone.
 
     Parameters
     ----------
-    order : list of str
-        The mirrors. A public one that fails is moved to the end, so that the next file is not delayed by it too.
+    own : str
+        A mirror that is tried before the public ones, a folder or a file:, http: or https: URL; may be empty.
+    kept : Path
+        A folder that keeps what was downloaded.
 
     Raises
     ------
     InputError
-        No mirror delivered the file; the message gives the cause for each.
+        `own` is another kind of URL, or no mirror delivered a file; the message gives the cause for each.
+    """
+    try:
+        known = "://" not in own or urlsplit(own).scheme in ("file", "http", "https")
+    except ValueError:
+        known = False
+    if not known:
+        raise InputError(f"{source.variable} is {own!r}; it must be a folder or a file:, http: or https: URL")
+    order = [own, *source.mirrors] if own else [*source.mirrors]
+    for resource in source.files:
+        if is_published(output / resource.name, resource):
+            continue
+        if not is_published(kept / resource.name, resource):
+            _fetch(source, resource, order, kept / resource.name)
+        write_bytes(output / resource.name, (kept / resource.name).read_bytes())
+
+
+def _fetch(source: Source, resource: Resource, order: list[str], path: Path) -> None:
+    """Write one published file to `path`, from the first mirror of `order` that delivers it.
+
+    It prints a line for each mirror that failed, and one with the rate at the end. A terminal shows a progress bar. A
+    public mirror that fails is moved to the end of `order`, so that the next file is not delayed by it too.
     """
     causes = []
     for mirror in order.copy():
@@ -100,7 +83,7 @@ def fetch(resource: Resource, order: list[str], path: Path) -> None:
             _fetch_from(mirror, resource, path)
         except _MirrorError as cause:
             causes.append(printable(f"{_shown(mirror)}: {cause}"))
-            if mirror in MIRRORS:
+            if mirror in source.mirrors:
                 order.append(order.pop(order.index(mirror)))
             print(f"warning: {resource.name}: {causes[-1]}", file=sys.stderr)
         else:
@@ -108,8 +91,8 @@ def fetch(resource: Resource, order: list[str], path: Path) -> None:
             print(f"{resource.name}: {resource.size / 1e6:.2f} MB from {_shown(mirror)} ({rate / 1e6:.1f} MB/s)")
             return
     raise InputError(
-        f"no mirror delivered {resource.name}: {'; '.join(causes)}. Set MNIST_MIRROR to a folder or URL with "
-        "MNIST's four .gz files, or run `make demo`, which needs no network"
+        f"no mirror delivered {resource.name}: {'; '.join(causes)}. Set {source.variable} to a folder or URL with "
+        f"{source.title}'s .gz files, or run `make demo`, which needs no network"
     )
 
 
@@ -117,21 +100,31 @@ def _fetch_from(mirror: str, resource: Resource, path: Path) -> None:
     bar = tqdm(
         total=resource.size, desc=resource.name, unit="B", unit_scale=True, leave=False, disable=not sys.stderr.isatty()
     )
+    # All data sets have files of the same names. One that is longer is read on, to say whose it is.
+    sources = [source for entry in CATALOG.values() for source in (entry.source, entry.writers) if source]
+    known = {other.sha256: source.title for source in sources for other in source.files}
+    longest = max(other.size for source in sources for other in source.files)
     digest, received = hashlib.sha256(), 0
     with bar, written_whole(path) as file:
         for chunk in _chunks(mirror, resource.name):
             if not received and not b"\x1f\x8b".startswith(chunk[:2]):
                 raise _MirrorError(f"not a gzip file: it begins with {chunk[:16]!r}")
             received += len(chunk)
-            if received > resource.size:
-                raise _MirrorError(f"more than the {resource.size} bytes of the published file")
+            if received > longest:
+                break
             digest.update(chunk)
             file.write(chunk)
             bar.update(len(chunk))
+        found = digest.hexdigest()
+        if received == resource.size and found == resource.sha256:
+            return
+        if found in known:
+            raise _MirrorError(f"the file of another data set, {known[found]}")
+        if received > resource.size:
+            raise _MirrorError(f"more than the {resource.size} bytes of the published file")
         if received < resource.size:
             raise _MirrorError(f"truncated: {received} of {resource.size} bytes")
-        if digest.hexdigest() != resource.sha256:
-            raise _MirrorError(f"wrong checksum: SHA-256 {digest.hexdigest()[:12]}..., not {resource.sha256[:12]}...")
+        raise _MirrorError(f"wrong checksum: SHA-256 {found[:12]}..., not {resource.sha256[:12]}...")
 
 
 def _chunks(mirror: str, name: str) -> Iterator[bytes]:
@@ -171,7 +164,7 @@ def _chunks(mirror: str, name: str) -> Iterator[bytes]:
 
 
 @contextmanager
-def _open(mirror: str, name: str) -> Iterator[_Source]:
+def _open(mirror: str, name: str) -> Iterator[_Stream]:
     scheme = urlsplit(mirror).scheme
     if scheme in ("http", "https"):
         import requests

@@ -1,0 +1,106 @@
+"""`own`: a folder of images, a subfolder for each class (torchvision's ImageFolder), as MNIST's four files."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lenet.data.catalog import OWN
+from lenet.data.idx import to_bytes
+from lenet.data.images import as_mnist, grey, resized
+from lenet.data.info import FILES, MOST_CLASSES, DatasetInfo, are_classes
+from lenet.errors import InputError, printable
+
+FORMATS = ("PNG", "JPEG")
+_TEST_SHARE = 5
+"""One image in so many of each class is a test image."""
+
+
+def read_folder(folder: Path, prepare: str) -> tuple[DatasetInfo, dict[str, bytes]]:
+    """Make a data set of the images in the subfolders of a folder: what there is to know of it, and its IDX files.
+
+    The classes are the names of the subfolders, in alphabetical order. A fifth of each class, at least one image, is
+    for the test: always the same images, as long as the names of the files are the same. Names that begin with a dot
+    are ignored.
+
+    Parameters
+    ----------
+    prepare : {"mnist", "resize"}
+        Whether each image is made as MNIST's were (`lenet.data.images.as_mnist`) or plainly resized.
+
+    Raises
+    ------
+    InputError
+        There are fewer than 2 or more than 100 classes, a class has fewer than two images, or a file cannot be used.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; set data.folder to one with a folder of images for each class")
+    classes = [path.name for path in class_folders(folder)]
+    if len(classes) < 2:
+        found = f"only one folder, {classes[0]!r}" if classes else "no folder"
+        raise InputError(
+            f"{folder}: has {found} in it; put the images of each class into a folder, at least two classes"
+        )
+    if len(classes) > MOST_CLASSES:
+        raise InputError(f"{folder}: has {len(classes)} classes; at most {MOST_CLASSES} are possible")
+    if not are_classes(classes):
+        bad = next(name for name in classes if not name.isprintable())
+        raise InputError(f"{folder}: the name {bad!r} cannot be printed; rename the folder")
+
+    training: list[tuple[NDArray[np.uint8], int]] = []
+    test: list[tuple[NDArray[np.uint8], int]] = []
+    for label, name in enumerate(classes):
+        paths = sorted(_files(folder / name))
+        if len(paths) < 2:
+            raise InputError(f"{folder / name}: holds {len(paths)} images; a class needs two, one of them for the test")
+        images = [(_read(path, prepare), label) for path in paths]
+        # NumPy promises that RandomState gives the same numbers in all versions.
+        order = np.random.RandomState(0).permutation(len(images))
+        share = max(1, len(images) // _TEST_SHARE)
+        test += [images[position] for position in sorted(order[:share])]
+        training += [images[position] for position in sorted(order[share:])]
+
+    files = {}
+    for names, part in ((FILES[:2], training), (FILES[2:], test)):
+        images_file, labels_file = names
+        files[images_file] = to_bytes(np.stack([image for image, _ in part]))
+        files[labels_file] = to_bytes(np.array([label for _, label in part], np.uint8))
+    pixels = np.stack([image for image, _ in training]) / 255
+    # The least that params.yaml allows, if all images are the same shade.
+    mean, std = round(float(pixels.mean()), 4), max(0.001, round(float(pixels.std()), 4))
+    return DatasetInfo(OWN, printable(folder.resolve().name), tuple(classes), mean, std), files
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The subfolders of a folder, in alphabetical order, without those whose names begin with a dot."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files in a folder and its subfolders, without those whose name, or whose folder's, begins with a dot."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def _read(path: Path, prepare: str) -> NDArray[np.uint8]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                shades = grey(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _refused(path, f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except Image.UnidentifiedImageError:
+        raise _refused(path, "is not a PNG or JPEG image") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's, for damaged files.
+        raise _refused(path, f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    pixels = as_mnist(shades) if prepare == "mnist" else resized(shades)
+    if pixels is None:
+        raise _refused(path, "is blank: nothing differs from its border")
+    return pixels
+
+
+def _refused(path: Path, why: str) -> InputError:
+    return InputError(f"{path}: {why}; convert or remove it")
