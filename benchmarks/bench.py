@@ -1,8 +1,8 @@
 """How fast the pipeline is, compared with conventional code on the same machine: `make bench`, `make bench QUICK=1`.
 
 All figures come from one run of this program. Machines are uneven, so what is compared is run in turn: read the ratios.
-It clones what is committed into a temporary folder, takes MNIST from MNIST_MIRROR or data/downloads, and writes
-benchmarks/results.csv and benchmarks/results.png. With QUICK it uses fewer images and runs, leaves out PyTorch's
+It clones what is committed into a temporary folder, takes MNIST from MNIST_MIRROR or data/downloads/mnist, and
+writes benchmarks/results.csv and benchmarks/results.png. With QUICK it uses fewer images and runs, leaves out PyTorch's
 example, and writes nothing.
 """
 
@@ -38,7 +38,7 @@ from matplotlib.ticker import LogLocator
 from rounds import spread
 from ruamel.yaml import YAML
 
-from lenet.data.mnist import RESOURCES
+from lenet.data.catalog import CATALOG
 from lenet.data.tensors import Dataset, load_dataset, save_dataset
 from lenet.environment import be_deterministic, environment
 from lenet.experiments.presets import Values, load_preset, overlaid, workspace
@@ -53,6 +53,9 @@ from lenet.results.figures import BLUE, ORANGE, to_png
 from lenet.training import loop
 
 HERE = Path(__file__).parent
+MNIST = CATALOG["mnist"]
+assert MNIST.source
+FILES, CLASSES = MNIST.source.files, len(MNIST.info.classes)
 STAGES = ("download", "preprocess", "train", "evaluate", "plot")
 TARGET = 0.99
 """The test accuracy that both networks are trained to."""
@@ -152,8 +155,8 @@ class Bench:
         self.images = 10_000 if quick else 60_000
         self.mirror = folder / "mirror"
         self.mirror.mkdir()
-        source = Path(os.environ.get("MNIST_MIRROR") or "data/downloads")
-        for resource in RESOURCES:
+        source = Path(os.environ.get("MNIST_MIRROR") or "data/downloads/mnist")
+        for resource in FILES:
             if not (source / resource.name).exists():
                 sys.exit(f"error: {source / resource.name}: no such file; `dvc repro` downloads it")
             shutil.copy(source / resource.name, self.mirror)
@@ -185,7 +188,7 @@ class Bench:
         folder = self.folder / name
         raw = folder / "MNIST" / "raw"
         raw.mkdir(parents=True)
-        for resource in RESOURCES:
+        for resource in FILES:
             (raw / resource.name.removesuffix(".gz")).write_bytes(
                 gzip.decompress((self.mirror / resource.name).read_bytes())
             )
@@ -194,7 +197,7 @@ class Bench:
     def first(self, project: Path, count: int) -> None:
         """Keep only the first `count` images in a project's training file."""
         path = project / "data/processed/training.pt"
-        training_set = load_dataset(path)
+        training_set = load_dataset(path, CLASSES)
         save_dataset(path, Dataset(*(tensor[:count].clone() for tensor in training_set)))
 
 
@@ -241,13 +244,16 @@ def whole_job(bench: Bench) -> list[Row]:
 def to_target(bench: Bench) -> list[Row]:
     """Seconds of training, evaluation excepted, until an epoch ends with the target accuracy on the test set."""
     values = Params.model_validate(workspace())
+    model = values.model.normalised(MNIST.info.mean, MNIST.info.std)
     data = bench.clone / "data/processed"
-    training_set, validation, test = (load_dataset(data / f"{name}.pt") for name in ("training", "validation", "test"))
+    training_set, validation, test = (
+        load_dataset(data / f"{name}.pt", CLASSES) for name in ("training", "validation", "test")
+    )
 
     def seconds(seed: int) -> float:
         options = values.train.model_copy(update={"seed": seed})
         torch.manual_seed(loop.generator(seed, epoch=0).initial_seed())
-        network = build(values.model)
+        network = build(model)
         spent, started = 0.0, time.perf_counter()
         for row, _ in loop.train(network, training_set, validation, options, torch.device("cpu")):
             spent += time.perf_counter() - started
@@ -344,11 +350,12 @@ def idle(bench: Bench) -> list[Row]:
 
 
 def evaluation(bench: Bench) -> list[Row]:
-    test, network = load_dataset(bench.clone / "data/processed/test.pt"), load_model(bench.clone / "models/lenet.pt")
+    network, classes = load_model(bench.clone / "models/lenet.pt")
+    test = load_dataset(bench.clone / "data/processed/test.pt", len(classes))
     taken = []
     for _ in range(3 if bench.quick else 7):
         started = time.perf_counter()
-        evaluate(predict(network, test.images, 250), test.labels)
+        evaluate(predict(network, test.images, 250), test.labels, classes)
         taken.append(time.perf_counter() - started)
     return [alone("evaluation of 10,000 images, start-up excepted", "s", taken)]
 
@@ -356,7 +363,8 @@ def evaluation(bench: Bench) -> list[Row]:
 def growth(bench: Bench) -> list[Row]:
     """Seconds per epoch of the default network, by number of images, threads and batch size."""
     values = Params.model_validate(workspace())
-    whole = load_dataset(bench.clone / "data/processed/training.pt")
+    model = values.model.normalised(MNIST.info.mean, MNIST.info.std)
+    whole = load_dataset(bench.clone / "data/processed/training.pt", CLASSES)
     base = 2_500 if bench.quick else 15_000
     images, labels = (torch.cat([tensor, tensor, tensor])[: 8 * base] for tensor in whole)
 
@@ -364,9 +372,7 @@ def growth(bench: Bench) -> list[Row]:
         options = values.train.model_copy(update={"epochs": 1} | changes)
         torch.set_num_threads(options.threads)
         started = time.perf_counter()
-        list(
-            loop.train(build(values.model), Dataset(images[:count], labels[:count]), None, options, torch.device("cpu"))
-        )
+        list(loop.train(build(model), Dataset(images[:count], labels[:count]), None, options, torch.device("cpu")))
         taken = time.perf_counter() - started
         torch.set_num_threads(values.train.threads)
         return taken

@@ -138,6 +138,7 @@ def operations(only: str) -> Iterator[Result]:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
+    from lenet.data.catalog import CATALOG
     from lenet.data.tensors import Dataset
     from lenet.network.backend import predict
     from lenet.network.capture import _tensors
@@ -171,12 +172,13 @@ def operations(only: str) -> Iterator[Result]:
     training, validation = Dataset(images[:46], labels[:46]), Dataset(images[46:], labels[46:])
     for name, values in variants(only).items():
         params = Params.model_validate(values)
+        info = CATALOG[params.data.dataset].info
         torch.set_num_threads(params.train.threads)
         with Recorder():
             torch.manual_seed(0)
-            network = build(params.model)
+            network = build(params.model.normalised(info.mean, info.std))
             list(loop.train(network, training, validation, params.train, torch.device("cpu")))
-            evaluate(predict(network, validation.images, 30), validation.labels)
+            evaluate(predict(network, validation.images, 30), validation.labels, info.classes)
         for call, before, after in calls:
             yield f"{name}: {call}", before, after
         calls.clear()

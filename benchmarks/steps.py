@@ -23,6 +23,7 @@ from rounds import compare
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
+from lenet.data.catalog import CATALOG
 from lenet.environment import be_deterministic
 from lenet.experiments.presets import load_preset, overlaid, workspace
 from lenet.network import quick
@@ -110,9 +111,9 @@ def milliseconds(case: str, way: str) -> float:
     # A step that is not captured allocates memory each time; in this mode PyTorch would fill it with NaN first.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     values = overlaid(workspace(), (case, CASES[case]))
-    options = Train(**values["train"])
+    options, info = Train(**values["train"]), CATALOG["mnist"].info
     torch.manual_seed(0)
-    network = build(Model(**values["model"]))
+    network = build(Model(**values["model"]).normalised(info.mean, info.std))
     optimizer, rate = Optimizer(network, options), torch.tensor(options.learning_rate / 10)
     forward, prepare = WAYS[way](network)
 

@@ -1,6 +1,7 @@
-"""Stage 1, download: the data set's four IDX files, byte for byte as published, and what there is to know of it."""
+"""Stage 1, download: the data set's four IDX files, as published or made here, and what there is to know of it."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -26,15 +27,15 @@ def download(
     network. If preprocess.hold_out is writers, the file that names MNIST's writers is fetched too (QMNIST_MIRROR).
     """
     with one_line_errors(debug):
-        from lenet.data.catalog import OWN, find
-        from lenet.data.info import write_info
+        from lenet.data.catalog import find
+        from lenet.data.info import read_info, write_info
         from lenet.errors import InputError
         from lenet.files import write_bytes
         from lenet.params import load_params
 
         settings = load_params(params)
         options, by_writers = settings.data, settings.preprocess.hold_out == "writers"
-        entry = find(options.dataset, str(params)) if options.dataset != OWN else None
+        entry = find(options.dataset, str(params))
         if by_writers and not (entry and entry.writers):
             raise InputError(
                 f"{params}: preprocess.hold_out is writers, but those of {options.dataset} are not known; use images"
@@ -42,21 +43,27 @@ def download(
         if not entry:
             from lenet.data.own import read_folder
 
-            info, files = read_folder(Path(options.folder).expanduser(), options.prepare)
+            info, files = read_folder(Path(options.folder), options.prepare)
+        elif not entry.source:
+            from lenet.data.digits import idx_files
+
+            info, files = entry.info, idx_files()
         else:
+            from lenet.data.mirrors import fetch_all
+
             info, files = entry.info, {}
-            for source in (entry.source, entry.writers if by_writers else None):
-                if source:
-                    from lenet.data.mirrors import fetch_all
-
-                    fetch_all(source, os.environ.get(source.variable, ""), kept / options.dataset, output)
-            if not entry.source:
-                from lenet.data.digits import idx_files
-
-                files = idx_files()
+            for source in entry.sources:
+                if source is entry.source or by_writers:
+                    own = os.environ.get(source.variable, "")
+                    files |= fetch_all(source, own, kept / options.dataset, output)
+        described = output / "dataset.json"
+        with suppress(InputError):
+            # If this is interrupted, files of two data sets must not be taken for one.
+            if described.is_file() and read_info(described) != info:
+                described.unlink()
         for name, content in files.items():
             write_bytes(output / name, content)
-        write_info(output / "dataset.json", info)
+        write_info(described, info)
         print(f"{output}: the four files of {info.title}")
 
 

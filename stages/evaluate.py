@@ -21,7 +21,7 @@ def evaluate(
     """Measure the trained model on the test set, which plays no part in training.
 
     Overall: accuracy, error rate and loss. For each class: precision, recall (the class's accuracy), F1 and support.
-    For each test image, in the order of the published file: the actual and the predicted class, and the probability of
+    For each test image, in the order of the file: the actual and the predicted class, and the probability of
     the prediction. It runs on the CPU in one thread, whatever the model was trained on, so that two models are compared
     with the same arithmetic, that of train.arithmetic.
     """

@@ -1,5 +1,7 @@
 """Stage 5, plot: pictures of the data, the training and the result."""
 
+import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -45,15 +47,20 @@ def plot(
 
         accuracy = (predictions["actual"] == predictions["predicted"]).mean()
         title = f"{info.title}: {accuracy:.2%} of {len(predictions):,} test images correct"
-        pictures = {
+        drawn = {
             "samples": figures.samples(training_images, training_labels, options.samples, info),
             "training_curves": figures.training_curves(history, info.title),
             "confusion_matrix": figures.confusion_matrix(predictions, info, title),
             "per_class_accuracy": figures.per_class_accuracy(predictions, info, title),
             "mistakes": figures.mistakes(test_images, predictions, options.mistakes, info, title),
         }
-        for name, figure in pictures.items():
-            write_bytes(plots / f"{name}.png", figures.to_png(figure))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.filterwarnings("always", message=".*missing from font")
+            pictures = {name: figures.to_png(figure) for name, figure in drawn.items()}
+        if any("missing from font" in str(warning.message) for warning in caught):
+            print(f"warning: {plots}: the pictures' font lacks characters of the classes' names", file=sys.stderr)
+        for name, picture in pictures.items():
+            write_bytes(plots / f"{name}.png", picture)
         print(f"{plots}: {', '.join(f'{name}.png' for name in pictures)}")
 
 

@@ -45,7 +45,8 @@ def preprocess(
             training, validation = hold_out_writers(training, writers, options.validation_size, options.seed)
             if not len(training.labels):
                 raise InputError(
-                    f"{params}: preprocess.validation_size is {options.validation_size}: no writer is left"
+                    f"{params}: preprocess.validation_size is {options.validation_size}, which leaves no writer to "
+                    "train on; use a smaller one"
                 )
         else:
             training, validation = hold_out(training, options.validation_size, options.seed)

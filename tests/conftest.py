@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from lenet.__main__ import main  # Before PyTorch, whose threads wait as lenet.processor sets it.
 from lenet.data.catalog import CATALOG
+from lenet.params import Params, load_params
 from lenet.processor import PORTABLE, set_arithmetic
 
 # For what computes in this process. The programs that tests start set these variables themselves.
@@ -31,6 +32,7 @@ for name in PORTABLE:
 ROOT = Path(__file__).resolve().parents[1]
 assert CATALOG["mnist"].source
 FILES = CATALOG["mnist"].source.files
+INFO = CATALOG["mnist"].info
 STAGES = ["download", "preprocess", "train", "evaluate", "plot"]
 
 # On the CPU, so that the tests compare the same arithmetic on every machine.
@@ -53,9 +55,18 @@ _FOUND = find_mnist(f"{ROOT.parent}/shared/mnist", os.environ.get("MNIST_MIRROR"
 MNIST = _FOUND or Path("nowhere")
 needs_mnist = pytest.mark.skipif(
     _FOUND is None,
-    reason="needs MNIST's four files in ../shared/mnist, in the folder that MNIST_MIRROR names or in data/downloads/mnist; "
-    "`make repro` downloads them",
+    reason="needs MNIST's four files in ../shared/mnist, in the folder that MNIST_MIRROR names or in "
+    "data/downloads/mnist; `make repro` downloads them",
 )
+
+
+def defaults(dataset: str) -> Params:
+    """params.yaml with a published data set's mean and standard deviation for `auto`, as the stage train fills in."""
+    values, info = load_params(ROOT / "params.yaml"), CATALOG[dataset].info
+    return values.model_copy(update={"model": values.model.normalised(info.mean, info.std)})
+
+
+DEFAULTS = defaults("mnist")
 
 
 def slow_except(values: Iterable[object], kept: Collection[object]) -> list[object]:
@@ -96,7 +107,8 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
         https_proxy="http://127.0.0.1:9",
         no_proxy="127.0.0.1",
     )
-    for name in ("MNIST_MIRROR", "DVC_ROOT", "DVC_STAGE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "MAKEFLAGS"):
+    mirrors = [source.variable for entry in CATALOG.values() for source in entry.sources]
+    for name in (*mirrors, "DVC_ROOT", "DVC_STAGE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "MAKEFLAGS"):
         os.environ.pop(name, None)
     # Programs inherit that Ctrl-C is ignored, as it is for what a shell runs in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -184,6 +196,13 @@ def set_params(project: Path, *overrides: str) -> None:
         at = next(i for i in range(start + 1, len(lines)) if lines[i].startswith(f"  {key}:"))
         lines[at] = f"  {key}: {value}"
     path.write_text("\n".join(lines) + "\n")
+
+
+def set_source(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Replace MNIST's published files or mirrors for one test, in this process."""
+    entry = CATALOG["mnist"]
+    assert entry.source
+    monkeypatch.setitem(CATALOG, "mnist", entry._replace(source=entry.source._replace(**changes)))
 
 
 def preset_overrides(name: str) -> list[str]:

@@ -15,6 +15,7 @@ import os
 import random
 import resource
 import shutil
+import struct
 import sys
 import tempfile
 import time
@@ -26,14 +27,20 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import hypothesis
+import numpy as np
 import torch
 import typer
+from conftest import DEFAULTS, ROOT
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
+from PIL import Image
 
 from lenet.data import digits
 from lenet.data.idx import read_labelled_images, to_bytes
+from lenet.data.info import DIGITS, read_info
+from lenet.data.own import read_folder
 from lenet.data.tensors import load_dataset, save_dataset, to_tensors
+from lenet.data.writers import FILE, read_writers
 from lenet.errors import InputError
 from lenet.experiments import verify
 from lenet.experiments.presets import load_preset
@@ -44,7 +51,6 @@ from lenet.network.saved import load_model, save_model
 from lenet.params import Params, load_params, parse_yaml
 from lenet.training import checkpoints
 
-ROOT = Path(__file__).resolve().parents[1]
 SECONDS, MEMORY = 10, 2**30
 INTERESTING = [0, 1, 2, 9, 10, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1]
 FORBIDDEN = {"os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "os.remove"}
@@ -113,21 +119,30 @@ def formats(folder: Path) -> dict[str, Format]:
     raw.mkdir()
     for name, content in digits.idx_files().items():
         (raw / name).write_bytes(content)
-    images, labels = (array[:50] for array in read_labelled_images(raw, "train"))
+    images, labels = (array[:50] for array in read_labelled_images(raw, "train", DIGITS))
     paths = {kind: raw / f"train-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")}
     for path, array in zip(paths.values(), (images, labels), strict=True):
         path.write_bytes(to_bytes(array))
+    writers = np.zeros((50, 8), ">i4")
+    writers[:, 0] = labels
+    (raw / FILE).write_bytes(gzip.compress(b"\0\0\x0c\x02" + struct.pack(">2I", 50, 8) + writers.tobytes()))
+    own = folder / "own"
+    for number, image in enumerate(images[:4]):
+        path = own / f"class {number % 2}" / ("a.png" if number < 2 else "b.jpeg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
     data, model, state = folder / "training.pt", folder / "lenet.pt", folder / "state.checkpoint"
     dataset = to_tensors(images, labels)
     save_dataset(data, dataset)
-    options = load_params(ROOT / "params.yaml").model
-    save_model(model, options, build(options))
+    options = DEFAULTS.model
+    save_model(model, options, DIGITS, build(options))
     checkpoints.save(state, {"epoch": 1, "rows": torch.zeros(1, 6), "network": build(options).state_dict()})
 
     whole = state.read_bytes()
 
     def read_model() -> None:
-        predict(load_model(model), dataset.images, 50)
+        network, _ = load_model(model)
+        predict(network, dataset.images, 50)
 
     def read_state() -> None:
         with redirect_stderr(io.StringIO()):
@@ -144,16 +159,20 @@ def formats(folder: Path) -> dict[str, Format]:
         return gzip.compress(content, 1)
 
     found = {}
-    for kind, path in paths.items():
+    readers: dict[str, tuple[Path, Callable[[], object]]] = {
+        **{kind: (path, lambda: read_labelled_images(raw, "train", DIGITS)) for kind, path in paths.items()},
+        "writers": (raw / FILE, lambda: read_writers(raw, labels)),
+    }
+    for kind, (path, read) in readers.items():
         for name, content, wrap in (
             ("gzip", path.read_bytes(), as_is),
             ("IDX", gzip.decompress(path.read_bytes()), packed),
         ):
-            found[f"{name} {kind}"] = Format(path, content, wrap, lambda: read_labelled_images(raw, "train"))
-    readers: dict[str, tuple[Path, Callable[[], object]]] = {
-        "data": (data, lambda: load_dataset(data)),
-        "model": (model, read_model),
-    }
+            found[f"{name} {kind}"] = Format(path, content, wrap, read)
+    for name, file in (("PNG", "a.png"), ("JPEG", "b.jpeg")):
+        path = own / "class 0" / file
+        found[name] = Format(path, path.read_bytes(), as_is, lambda: read_folder(own, "mnist"))
+    readers = {"data": (data, lambda: load_dataset(data, 10)), "model": (model, read_model)}
     for name, (path, read) in readers.items():
         found[f"{name} .pt"] = Format(path, path.read_bytes(), as_is, read)
         found[f"pickle in {name} .pt"] = Format(path, *with_pickle(path.read_bytes()), read)
@@ -168,6 +187,14 @@ def documents() -> st.SearchStrategy[Any]:
     keys = st.sampled_from([*known, "claimed", "stages", "outs", "deps", "path", "md5", "environment"]) | st.text()
     leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["mnist", "lenet"])
     return st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(keys, inner), max_leaves=20)
+
+
+def infos() -> st.SearchStrategy[bytes]:
+    """dataset.json, with the right keys and values of the right types, and other JSON."""
+    fraction = st.floats(0, 1) | st.floats()
+    classes = st.lists(st.sampled_from("abcdef"), unique=True) | st.lists(st.text())
+    known = {"name": st.text(), "title": st.text(), "classes": classes, "mean": fraction, "std": fraction}
+    return (st.fixed_dictionaries(known) | documents()).map(lambda value: json.dumps(value).encode()) | st.binary()
 
 
 def yamls() -> st.SearchStrategy[bytes]:
@@ -211,7 +238,7 @@ def texts(folder: Path) -> dict[str, tuple[Path, st.SearchStrategy[bytes], Calla
     """The text formats: file, strategy, reader."""
     floats = ["train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate"]
     history = {"epoch": "int64"} | dict.fromkeys(floats, "float64")
-    predictions = {"actual": "int64", "predicted": "int64", "probability": "float64"}
+    predictions = {"actual": "str", "predicted": "str", "probability": "float64"}
     csv = folder / "table.csv"
     (folder / "presets").mkdir()
     record = json.dumps({"environment": {}, "outputs": {}}).encode()
@@ -219,6 +246,7 @@ def texts(folder: Path) -> dict[str, tuple[Path, st.SearchStrategy[bytes], Calla
         "params.yaml": (folder / "params.yaml", yamls(), lambda: load_params(folder / "params.yaml")),
         "--set": (folder / "set", yamls(), lambda: parse_yaml((folder / "set").read_bytes(), "--set")),
         "preset": (folder / "presets/a.yaml", yamls(), lambda: load_preset("a")),
+        "dataset.json": (folder / "dataset.json", infos(), lambda: read_info(folder / "dataset.json")),
         "dvc.lock": (folder / "dvc.lock", yamls(), lambda: verify.outputs(folder)),
         "environment.lock": (
             folder / "environment.lock",

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import ROOT, slow_except
+from conftest import INFO, ROOT, slow_except
 from torch import Tensor, nn
 from torch.nn import functional as f
 
@@ -34,7 +34,7 @@ OTHERS: dict[str, Values] = {
 def trained(values: Values) -> tuple[list[loop.Epoch], dict[str, Tensor]]:
     options = Params.model_validate(values)
     torch.manual_seed(0)
-    network = build(options.model)
+    network = build(options.model.normalised(INFO.mean, INFO.std))
     chosen = options.train.model_copy(update={"batch_size": 32, "epochs": 2})
     rows = [row for row, _ in loop.train(network, DATA, DATA, chosen, torch.device("cpu"))]
     return rows, network.state_dict()

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import http.server
+import json
 import shutil
 import socket
 import sys
@@ -12,13 +13,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MNIST, ROOT, RunStage, assert_refused, needs_mnist, set_params, sh, slow_except, tree
+from conftest import (
+    FILES,
+    INFO,
+    MNIST,
+    ROOT,
+    RunStage,
+    assert_refused,
+    needs_mnist,
+    set_params,
+    set_source,
+    sh,
+    slow_except,
+    tree,
+)
 from numpy.typing import NDArray
 
-from lenet.data import mnist
+from lenet.data import mirrors
+from lenet.data.catalog import CATALOG, Resource
 from lenet.data.idx import read_labelled_images
+from lenet.data.info import DIGITS, read_info
 
-NAMES = [resource.name for resource in mnist.RESOURCES]
+NAMES = [resource.name for resource in FILES]
 # Stand-ins for the published files, so that these tests do not need them: random, and longer than one read.
 CONTENT = {name: gzip.compress(bytes(hashlib.shake_256(name.encode()).digest(200_000)), mtime=0) for name in NAMES}
 
@@ -62,6 +78,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.reply(content[: len(content) // 2])
             case "long":
                 self.reply(content + b"more")
+            case "endless":
+                self.send_response(200)
+                self.end_headers()
+                while not self.server.stopping.is_set():
+                    self.wfile.write(content)
             case "html":
                 self.reply(b"<!DOCTYPE html><title>Log in</title>", {"Content-Type": "text/html"})
             case "wrong":
@@ -117,18 +138,20 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder with params.yaml; the published files are the stand-ins, and a second without data is a stall."""
-    resources = [mnist.Resource(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in CONTENT.items()]
-    monkeypatch.setattr(mnist, "RESOURCES", resources)
-    monkeypatch.setattr(mnist, "MIRRORS", ())
-    monkeypatch.setattr(mnist, "CONNECT_SECONDS", 1)
-    monkeypatch.setattr(mnist, "STALL_SECONDS", 1)
+    files = tuple(Resource(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in CONTENT.items())
+    set_source(monkeypatch, files=files, mirrors=())
+    monkeypatch.setattr(mirrors, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(mirrors, "STALL_SECONDS", 1)
     monkeypatch.delenv("MNIST_MIRROR", raising=False)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     return tmp_path
 
 
 def assert_complete(project: Path) -> None:
-    assert {path.name: path.read_bytes() for path in (project / "data/raw").iterdir()} == CONTENT
+    found = {path.name: path.read_bytes() for path in (project / "data/raw").iterdir()}
+    about = {"name": "mnist", "title": "MNIST", "classes": list("0123456789"), "mean": 0.1307, "std": 0.3081}
+    assert json.loads(found.pop("dataset.json")) == about
+    assert found == CONTENT
 
 
 BAD = {
@@ -138,6 +161,7 @@ BAD = {
     "truncated": "truncated: the connection was closed early",
     "short": "truncated: ",
     "long": "more than the",
+    "endless": "more than the",
     "html": "not a gzip file: it begins with b'<!DOCTYPE html><'",
     "wrong": "wrong checksum: SHA-256",
     "chunked": "truncated: ",
@@ -154,7 +178,7 @@ BAD = {
 def test_next_mirror_after_a_failure(
     stand_ins: Path, run_stage: RunStage, server: Server, monkeypatch: pytest.MonkeyPatch, behaviour: str
 ) -> None:
-    monkeypatch.setattr(mnist, "MIRRORS", (server.url(behaviour), server.url("good")))
+    set_source(monkeypatch, mirrors=(server.url(behaviour), server.url("good")))
     outcome = run_stage(stand_ins, "download")
     assert outcome.status == 0, outcome.error
     assert_complete(stand_ins)
@@ -180,7 +204,7 @@ def test_no_mirror_answers(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         refused = f"http://127.0.0.1:{free.getsockname()[1]}/"
-    monkeypatch.setattr(mnist, "MIRRORS", (refused, server.url("403"), server.url("html"), server.url("stall")))
+    set_source(monkeypatch, mirrors=(refused, server.url("403"), server.url("html"), server.url("stall")))
     monkeypatch.setenv("MNIST_MIRROR", "nowhere")
     outcome = run_stage(stand_ins, "download")
     assert outcome.status == 1
@@ -231,7 +255,7 @@ def test_no_password_is_printed(
         assert server.url(behaviour) in outcome.output + outcome.error
 
 
-@pytest.mark.parametrize("at", ["data/raw", "data/downloads"])
+@pytest.mark.parametrize("at", ["data/raw", "data/downloads/mnist"])
 def test_a_place_that_cannot_be_written(
     stand_ins: Path, run_stage: RunStage, server: Server, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
@@ -241,11 +265,12 @@ def test_a_place_that_cannot_be_written(
     words = f"{at}/{NAMES[0]}: Is a directory; a file belongs there: move the folder away"
     assert_refused(run_stage(stand_ins, "download"), words)
     shutil.rmtree(stand_ins / "data")
-    (stand_ins / "data").mkdir()
+    (stand_ins / at).parent.mkdir(parents=True)
     (stand_ins / at).write_text("")
     words = f"{at}: File exists; a folder belongs there: move the file away"
     assert_refused(run_stage(stand_ins, "download"), words)
-    assert sorted(tree(stand_ins)) in ([at], [f"data/downloads/{NAMES[0]}", at])
+    kept = [f"data/downloads/mnist/{name}" for name in NAMES] if at == "data/raw" else []
+    assert sorted(tree(stand_ins)) == sorted([at, *kept])
 
 
 def test_good_files_are_not_downloaded_again(
@@ -262,8 +287,8 @@ def test_good_files_are_not_downloaded_again(
     assert run_stage(stand_ins, "download").status == 0
     assert server.requested == []
     # A file that is damaged in both places is downloaded, and no other.
-    shutil.copytree(stand_ins / "data/raw", stand_ins / "data/downloads")
-    for folder in ("raw", "downloads"):
+    shutil.copytree(stand_ins / "data/raw", stand_ins / "data/downloads/mnist")
+    for folder in ("raw", "downloads/mnist"):
         path = stand_ins / "data" / folder / NAMES[2]
         path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert run_stage(stand_ins, "download").status == 0
@@ -280,7 +305,7 @@ def test_an_interrupted_download_keeps_complete_files(
         (folder / name).write_bytes(CONTENT[name])
     monkeypatch.setenv("MNIST_MIRROR", folder.as_uri())
     assert run_stage(stand_ins, "download").status == 1
-    assert sorted(tree(stand_ins)) == sorted(f"data/{f}/{name}" for f in ("raw", "downloads") for name in NAMES[:2])
+    assert sorted(tree(stand_ins)) == sorted(f"data/downloads/mnist/{name}" for name in NAMES[:2])
     monkeypatch.setenv("MNIST_MIRROR", server.url("good"))
     assert run_stage(stand_ins, "download").status == 0
     assert server.requested == [f"/good/{name}" for name in NAMES[2:]]
@@ -289,19 +314,21 @@ def test_an_interrupted_download_keeps_complete_files(
 def test_mirrors_and_names_are_torchvisions() -> None:
     from torchvision.datasets.mnist import MNIST as REFERENCE
 
-    assert list(mnist.MIRRORS) == REFERENCE.mirrors
-    assert mnist.MIRRORS[0].startswith("https:")
-    assert [resource.name for resource in mnist.RESOURCES] == [name for name, _ in REFERENCE.resources]
+    source = CATALOG["mnist"].source
+    assert source
+    assert list(source.mirrors) == REFERENCE.mirrors
+    assert source.mirrors[0].startswith("https:")
+    assert [resource.name for resource in source.files] == [name for name, _ in REFERENCE.resources]
 
 
 @needs_mnist
 def test_pinned_checksums_are_of_the_published_files() -> None:
     from torchvision.datasets.mnist import MNIST as REFERENCE
 
-    for resource, (name, md5) in zip(mnist.RESOURCES, REFERENCE.resources, strict=True):
+    for resource, (name, md5) in zip(FILES, REFERENCE.resources, strict=True):
         content = (MNIST / name).read_bytes()
         assert hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
-        assert mnist.is_published(MNIST / name, resource)
+        assert mirrors.is_published(MNIST / name, resource)
 
 
 @needs_mnist
@@ -316,14 +343,15 @@ def test_mnist_from_a_mirror(tmp_path: Path, form: str) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), quiet) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        mirrors = {"folder": str(MNIST), "file": MNIST.as_uri(), "http": f"http://127.0.0.1:{server.server_port}"}
-        text = sh(sys.executable, str(ROOT / "stages/download.py"), cwd=tmp_path, MNIST_MIRROR=mirrors[form])
+        places = {"folder": str(MNIST), "file": MNIST.as_uri(), "http": f"http://127.0.0.1:{server.server_port}"}
+        text = sh(sys.executable, str(ROOT / "stages/download.py"), cwd=tmp_path, MNIST_MIRROR=places[form])
         server.shutdown()
         thread.join()
     assert all(f"{name}: " in text for name in NAMES)
     assert "%|" not in text, "no progress bar in a log"
     for name in NAMES:
         assert (tmp_path / "data/raw" / name).read_bytes() == (MNIST / name).read_bytes()
+    assert read_info(tmp_path / "data/raw/dataset.json") == INFO
 
 
 def test_progress_bar_on_a_terminal(
@@ -341,12 +369,12 @@ def test_digits(tmp_path: Path, run_stage: RunStage) -> None:
     set_params(tmp_path, "data.dataset=digits")
     assert run_stage(tmp_path, "download").status == 0
     first = tree(tmp_path)
-    assert sorted(first) == sorted(f"data/raw/{name}" for name in NAMES)
+    assert sorted(first) == sorted(f"data/raw/{name}" for name in [*NAMES, "dataset.json"])
     assert run_stage(tmp_path, "download").status == 0
     assert tree(tmp_path) == first
     # Each digit is as frequent in one part as in the other, and full ink is 255.
-    images, labels = read_labelled_images(tmp_path / "data/raw", "train")
-    test_images, test_labels = read_labelled_images(tmp_path / "data/raw", "t10k")
+    images, labels = read_labelled_images(tmp_path / "data/raw", "train", DIGITS)
+    test_images, test_labels = read_labelled_images(tmp_path / "data/raw", "t10k", DIGITS)
     assert (images.shape, test_images.shape) == ((1437, 28, 28), (360, 28, 28))
     for digit in range(10):
         assert abs((labels == digit).mean() - (test_labels == digit).mean()) < 0.01
@@ -356,7 +384,7 @@ def test_digits(tmp_path: Path, run_stage: RunStage) -> None:
 
 @needs_mnist
 def test_mnist_is_centred_like_digits() -> None:
-    assert_centred(read_labelled_images(MNIST, "train")[0])
+    assert_centred(read_labelled_images(MNIST, "train", DIGITS)[0])
 
 
 def assert_centred(images: NDArray[np.uint8]) -> None:
@@ -369,7 +397,7 @@ def assert_centred(images: NDArray[np.uint8]) -> None:
 def test_your_own_mirror_comes_before_the_public_ones(
     stand_ins: Path, run_stage: RunStage, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mnist, "MIRRORS", (server.url("good"),))
+    set_source(monkeypatch, mirrors=(server.url("good"),))
     monkeypatch.setenv("MNIST_MIRROR", server.url("labelled"))
     assert run_stage(stand_ins, "download").status == 0
     assert server.requested == [f"/labelled/{name}" for name in NAMES]

@@ -12,13 +12,14 @@ from conftest import RunStage, assert_refused, set_params, sh, slow_except, tree
 from sklearn.metrics import classification_report
 from test_train import BAD_DATA, Hostile
 
+from lenet.data.info import DIGITS
 from lenet.data.tensors import load_dataset
 from lenet.files import write_csv
 from lenet.results.evaluation import ClassReport, evaluate
 
 
 def test_figures_of_the_run_on_digits(digits_run: Path) -> None:
-    test = load_dataset(digits_run / "data/processed/test.pt")
+    test = load_dataset(digits_run / "data/processed/test.pt", 10)
     overall = json.loads((digits_run / "metrics/test.json").read_text())
     per_class = json.loads((digits_run / "metrics/per_class.json").read_text())
     table = pandas.read_csv(digits_run / "plots/per_class.csv", index_col="class")
@@ -49,13 +50,14 @@ def test_figures_computed_by_hand() -> None:
     logits[0, 3], logits[0, 5] = np.log(3), 0
     logits[1, 3], logits[1, 5] = 0, np.log(4)
     logits[2:, 5] = 0
-    result = evaluate(logits, torch.tensor([3, 3, 5, 5]))
+    result = evaluate(logits, torch.tensor([3, 3, 5, 5]), DIGITS)
     loss = -(np.log(3 / 4) + np.log(1 / 5)) / 4
     assert result.overall == {"accuracy": 0.75, "error_rate": 0.25, "loss": round(loss, 6)}
     assert result.per_class[3] == ClassReport("3", precision=1, recall=0.5, f1=0.666667, support=2)
     assert result.per_class[5] == ClassReport("5", precision=0.666667, recall=1, f1=0.8, support=2)
     assert result.per_class[0] == ClassReport("0", precision=0, recall=0, f1=0, support=0)
     assert [prediction.probability for prediction in result.predictions] == pytest.approx([0.75, 0.8, 1, 1])
+    assert [prediction[:2] for prediction in result.predictions] == [("3", "3"), ("3", "5"), ("5", "5"), ("5", "5")]
 
 
 @pytest.mark.parametrize("size", [1, 7, 100000])
@@ -93,33 +95,45 @@ def spoil(project: Path, case: str) -> str:
     path = project / "models/lenet.pt"
     match case:
         case "other padding":
-            torch.save({"model": options | {"padding": 0}, "state_dict": state}, path)
+            torch.save(model | {"model": options | {"padding": 0}}, path)
             return "its weights do not fit its model section"
         case "a layer is missing":
             del state["C3.weight"]
-            torch.save({"model": options, "state_dict": state}, path)
+            torch.save(model | {"state_dict": state}, path)
             return "C3.weight"
         case "weights that are no tensors":
-            torch.save({"model": options, "state_dict": state | {"C3.bias": [1.0]}}, path)
+            torch.save(model | {"state_dict": state | {"C3.bias": [1.0]}}, path)
             return "its weights do not fit its model section"
         case "unknown activation":
-            torch.save({"model": options | {"activation": "gelu"}, "state_dict": state}, path)
+            torch.save(model | {"model": options | {"activation": "gelu"}}, path)
             return "activation is 'gelu'; it must be relu or tanh or scaled_tanh or sigmoid"
         case "bare state_dict":
             torch.save(state, path)
-            return "does not hold a model section and a state_dict"
+            return "does not hold a model section, classes and a state_dict"
+        case "no classes":
+            torch.save({"model": options, "state_dict": state}, path)
+            return "does not hold a model section, classes and a state_dict"
+        case "classes without names":
+            torch.save(model | {"classes": [*range(10)]}, path)
+            return "does not name its classes and their normalisation"
+        case "a normalisation without numbers":
+            torch.save(model | {"model": options | {"std": "auto"}}, path)
+            return "does not name its classes and their normalisation"
+        case "fewer classes":
+            torch.save(model | {"classes": ["0", "1"]}, path)
+            return "its weights do not fit its model section: 'output.weight'"
         case "NaN":
             bias = state["output.bias"]
             assert isinstance(bias, torch.Tensor)
-            torch.save({"model": options, "state_dict": state | {"output.bias": bias * np.nan}}, path)
+            torch.save(model | {"state_dict": state | {"output.bias": bias * np.nan}}, path)
             return "its logits are NaN or infinite"
         case "complex weights":
             state["C1.bias"] = torch.zeros(6, dtype=torch.complex64)
-            torch.save({"model": options, "state_dict": state}, path)
+            torch.save(model | {"state_dict": state}, path)
             return "its weights do not fit its model section: 'C1.bias'"
         case "another normalisation":
             state["input.mean"] = torch.tensor(0.9)
-            torch.save({"model": options, "state_dict": state}, path)
+            torch.save(model | {"state_dict": state}, path)
             return "its input.mean is 0.9"
         case "a whole object":
             torch.save(torch.nn.Linear(2, 2), path)
@@ -138,7 +152,8 @@ def spoil(project: Path, case: str) -> str:
     [
         *["other padding", "a layer is missing", "weights that are no tensors", "unknown activation"],
         *["bare state_dict", "NaN", "a whole object", "a pickle that runs code", "truncated", "complex weights"],
-        "another normalisation",
+        *["another normalisation", "no classes", "classes without names", "a normalisation without numbers"],
+        "fewer classes",
     ],
 )
 def test_model_that_does_not_fit(digits_project: Path, run_stage: RunStage, case: str) -> None:
@@ -185,7 +200,7 @@ def test_evaluation_uses_one_thread(digits_project: Path, run_stage: RunStage) -
 
 def test_metrics_have_six_decimals() -> None:
     logits = torch.arange(70.0).sin().view(7, 10)
-    result = evaluate(logits, torch.arange(7))
+    result = evaluate(logits, torch.arange(7), DIGITS)
     assert result.overall["loss"] == round(
         torch.nn.functional.cross_entropy(logits.double(), torch.arange(7)).item(), 6
     )

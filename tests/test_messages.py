@@ -16,9 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, RunLenet, RunStage, assert_refused, set_params, sh
+from conftest import ROOT, RunLenet, RunStage, assert_refused, set_params, set_source, sh
 
-from lenet.data import mnist
 from lenet.errors import printable
 from lenet.training import loop
 
@@ -160,7 +159,7 @@ def test_a_server_cannot_write_to_the_terminal(
     """The server's reason phrase goes into a warning and into the error."""
     listener = socket.create_server(("127.0.0.1", 0))
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    monkeypatch.setattr(mnist, "MIRRORS", ())
+    set_source(monkeypatch, mirrors=())
     monkeypatch.setenv("MNIST_MIRROR", f"http://127.0.0.1:{listener.getsockname()[1]}/\x1b[2J")
 
     def answer() -> None:
@@ -235,7 +234,7 @@ def test_the_demo_ends_with_commands_that_work_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help(option: str) -> None:
     text = sh("lenet", option, cwd=ROOT)
-    for command in ("describe", "presets", "preset", "zoo", "verify"):
+    for command in ("describe", "data", "presets", "preset", "zoo", "verify"):
         assert re.search(rf"^  {command} .*\.$", text, re.MULTILINE), "its summary is not cut off"
         assert sh("lenet", command, option, cwd=ROOT).startswith(f"Usage: lenet {command} [OPTIONS]")
     for stage in ("download", "train"):

@@ -6,19 +6,18 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import ROOT, RunLenet, slow_except
+from conftest import DEFAULTS, ROOT, RunLenet, slow_except
 from torch import Tensor, nn
 from torch.nn import functional as f
 
 from lenet.network.backend import predict
 from lenet.network.description import OPERATIONS, describe
 from lenet.network.lenet import ACTIVATIONS, C3_TABLE, PUBLISHED, RBF, SparseC3, Subsampling, build
-from lenet.params import Model, load_params, parse_yaml
+from lenet.params import Model, parse_yaml
 from lenet.training.augmentation import random_affine
 from lenet.training.losses import LOSSES, RBF_J, rbf
 from lenet.training.optimizer import Optimizer
 
-DEFAULTS = load_params(ROOT / "params.yaml")
 # From nearly empty to nearly full, so that every ReLU is active on some.
 NOISE = torch.rand(70, 28, 28, generator=torch.Generator().manual_seed(0))
 IMAGES = (255 * NOISE ** (1 + torch.arange(70) % 7)[:, None, None]).to(torch.uint8)
@@ -130,7 +129,7 @@ def reference(options: Model, state: dict[str, Tensor], images: Tensor) -> Tenso
         "sigmoid": torch.sigmoid,
     }[options.activation]
     p = options.padding
-    x = (f.pad(images.double()[:, None], [p, p, p, p]) / 255 - options.mean) / options.std
+    x = (f.pad(images.double()[:, None], [p, p, p, p]) / 255 - float(options.mean)) / float(options.std)
 
     def norm(name: str, x: Tensor) -> Tensor:
         if not options.batch_norm:

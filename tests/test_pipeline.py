@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, STAGES, clone, set_params, sh
+from conftest import FILES, ROOT, STAGES, clone, set_params, sh
 from ruamel.yaml import YAML
 
 
@@ -39,7 +39,7 @@ def test_an_experiment_and_its_comparison(digits_project: Path) -> None:
 
     sh("dvc", "plots", "diff", cwd=digits_project)
     page = (digits_project / "dvc_plots/index.html").read_text()
-    for title in ("Loss", "Accuracy", "Confusion matrix", "F1 score of each digit", "mistakes.png", "samples.png"):
+    for title in ("Loss", "Accuracy", "Confusion matrix", "F1 score of each class", "mistakes.png", "samples.png"):
         assert title in page
 
     # The experiment is listed by name with its parameter and its metrics.
@@ -97,6 +97,7 @@ def test_the_committed_lock_is_up_to_date(tmp_path: Path) -> None:
     status = json.loads(sh("dvc", "status", "--json", cwd=project))
     made = {"data/raw", "data/processed", "models/lenet.pt"}
     made |= {f"data/processed/{name}.pt" for name in ("training", "validation", "test")}
+    made |= {f"data/raw/{name}" for name in ("dataset.json", *(resource.name for resource in FILES))}
     for stage, changes in status.items():
         for change in changes:
             assert set(change) <= {"changed deps", "changed outs"}, f"{stage}: {change}"

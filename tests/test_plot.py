@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
-from conftest import ROOT, Outcome, assert_refused, set_params, tree
+from conftest import INFO, ROOT, Outcome, assert_refused, set_params, tree
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from PIL import Image
 
+from lenet.data.catalog import CATALOG
+from lenet.data.info import DatasetInfo
 from lenet.results import figures
 
 PICTURES = ["samples", "training_curves", "confusion_matrix", "per_class_accuracy", "mistakes"]
@@ -69,7 +71,8 @@ def heights(axes: Axes, values: Any) -> NDArray[Any]:
     return place
 
 
-def test_titles_say_data_set_and_result() -> None:
+@pytest.mark.parametrize(("info", "noun"), [(INFO, "digit"), (CATALOG["fashion_mnist"].info, "class")])
+def test_titles_say_data_set_and_result(info: DatasetInfo, noun: str) -> None:
     predictions = table([1, 2, 3], [1, 2, 9], [0.9, 0.8, 0.7])
     images = np.zeros((3, 28, 28), np.uint8)
     curves = figures.training_curves(history([0.5], [0.8], [0.4], [0.9]), "MNIST")
@@ -79,14 +82,23 @@ def test_titles_say_data_set_and_result() -> None:
         "Loss (mean over the images, logarithmic)",
         "Error (% of the images, logarithmic)",
     ]
-    for figure in (
-        figures.confusion_matrix(predictions, "title"),
-        figures.per_class_accuracy(predictions, "title"),
+    matrix = figures.confusion_matrix(predictions, info, "title").axes[0]
+    accuracies = figures.per_class_accuracy(predictions, info, "title").axes[0]
+    for axes, labels in (
+        (matrix, (f"Predicted {noun}", f"Actual {noun}")),
+        (accuracies, (noun.capitalize(), f"Images of the {noun} classified correctly (%)")),
     ):
-        assert figure.axes[0].get_title().startswith("title\n")
-        assert figure.axes[0].get_xlabel()
-        assert figure.axes[0].get_ylabel()
-    assert figures.mistakes(images, predictions, 5, "title").get_suptitle().startswith("title\nall 1 mistakes")
+        assert axes.get_title().startswith("title\n")
+        assert noun in axes.get_title()
+        assert (axes.get_xlabel(), axes.get_ylabel()) == labels
+    mistakes = figures.mistakes(images, predictions, 5, info, "title").get_suptitle()
+    assert mistakes.startswith(f"title\nall 1 mistakes: actual {noun}, predicted {noun}, ")
+    samples = figures.samples(np.zeros((10, 28, 28), np.uint8), np.arange(10, dtype=np.uint8), 1, info).axes[0]
+    assert samples.get_title() == f"{info.title}: the first 1 training images of each {noun}"
+    assert samples.get_ylabel() == noun.capitalize()
+    for ticks in (matrix.get_xticklabels(), matrix.get_yticklabels(), accuracies.get_xticklabels()):
+        assert [tick.get_text() for tick in ticks] == [*info.classes]
+    assert [tick.get_text() for tick in samples.get_yticklabels()] == [*info.classes]
 
 
 HISTORIES = {
@@ -146,7 +158,7 @@ def test_lines_differ_without_colour() -> None:
 
 
 def test_confusion_matrix_counts() -> None:
-    figure = figures.confusion_matrix(table([0, 0, 4, 4, 4], [0, 0, 4, 9, 9], [1.0] * 5), "t")
+    figure = figures.confusion_matrix(table([0, 0, 4, 4, 4], [0, 0, 4, 9, 9], [1.0] * 5), INFO, "t")
     cells = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in figure.axes[0].texts}
     assert cells == {(0, 0): "2", (4, 4): "1", (4, 9): "2"}
 
@@ -161,7 +173,7 @@ def test_wilson_interval() -> None:
 def test_mistakes_are_the_most_confident_ones() -> None:
     images = np.arange(4, dtype=np.uint8).repeat(28 * 28).reshape(4, 28, 28)
     predictions = table([1, 2, 3, 4], [7, 2, 8, 9], [0.5, 0.9, 0.8, 0.7])
-    figure = figures.mistakes(images, predictions, 2, "t")
+    figure = figures.mistakes(images, predictions, 2, INFO, "t")
     [axes] = figure.axes
     assert [text.get_text() for text in axes.texts] == ["3 taken for 8\n80.0%", "4 taken for 9\n70.0%"]
     sheet = np.asarray(axes.images[0].get_array())
@@ -171,7 +183,7 @@ def test_mistakes_are_the_most_confident_ones() -> None:
         (x, y), (rows, columns) = text.get_position(), (sheet == value).nonzero()
         assert (rows.min(), columns.min(), columns.max() + 1) == (y + 1, x - 14, x + 14)
     assert "the 2 most confident of 3 mistakes" in figure.get_suptitle()
-    assert "no mistake" in figures.mistakes(images, predictions[1:2], 2, "t").get_suptitle()
+    assert "no mistake" in figures.mistakes(images, predictions[1:2], 2, INFO, "t").get_suptitle()
 
 
 @pytest.mark.parametrize("values", [(1, 1), (100, 100)])
@@ -191,8 +203,8 @@ BAD_TABLES = {
     "no row": ("predictions", b"actual,predicted,probability\n", "has no rows"),
     "text": (
         "predictions",
-        b"actual,predicted,probability\n7,seven,1\n",
-        "not a valid table of numbers",
+        b"actual,predicted,probability\n7,7,certain\n",
+        "not a valid table",
     ),
     "too few": (
         "predictions",
@@ -213,7 +225,7 @@ def test_bad_table(digits_project: Path, run_stage: Run, case: str) -> None:
     assert tree(digits_project) == before
 
 
-@pytest.mark.parametrize("more", [",12,0.9", ",7,1.5", ",7,"])
+@pytest.mark.parametrize("more", [",12,0.9", ",seven,0.9", ",,0.9", ",7,1.5", ",7,"])
 def test_predictions_out_of_range(digits_project: Path, run_stage: Run, more: str) -> None:
     path = digits_project / "plots/predictions.csv"
     text = path.read_text()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MNIST, ROOT, RunStage, assert_refused, needs_mnist, set_params, tree
+from conftest import DEFAULTS, MNIST, RunStage, assert_refused, needs_mnist, set_params, tree
 
 from lenet.data.idx import MAX_ITEMS, read_labelled_images
+from lenet.data.info import DIGITS
 from lenet.data.tensors import Dataset, hold_out
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
@@ -52,7 +53,12 @@ BAD_FILES = {
     "label 10": (
         LABELS,
         idx(b"\0\0\x08\x01", 1437, content=bytes(700) + b"\x0a" + bytes(736)),
-        "label 10 at position 700",
+        "label 10 at position 700 is not a class from 0 to 9",
+    ),
+    "a class is missing": (
+        LABELS,
+        idx(b"\0\0\x08\x01", 1437, content=bytes(range(9)) + bytes(1428)),
+        "has images of 9 of the 10 classes that dataset.json names, and none of '9'",
     ),
 }
 
@@ -73,7 +79,7 @@ def test_memory_is_bounded_when_the_header_lies(tmp_path: Path) -> None:
     code = (
         "import pathlib, resource, lenet, lenet.data.idx\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try: lenet.data.idx.read_labelled_images(pathlib.Path('.'), 'train')\n"
+        "try: lenet.data.idx.read_labelled_images(pathlib.Path('.'), 'train', '0123456789')\n"
         "except lenet.errors.InputError: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     grown = int(subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, text=True))
@@ -91,7 +97,7 @@ def test_validation_set_as_large_as_the_data(digits_project: Path, run_stage: Ru
 
 
 def test_the_split(digits_project: Path, run_stage: RunStage) -> None:
-    images, labels = map(torch.from_numpy, read_labelled_images(digits_project / "data/raw", "train"))
+    images, labels = map(torch.from_numpy, read_labelled_images(digits_project / "data/raw", "train", DIGITS))
 
     def split() -> list[tuple[torch.Tensor, torch.Tensor]]:
         # As tutorial code reads torchvision's own processed files.
@@ -133,7 +139,7 @@ def test_mnist_as_torchvision_reads_it(tmp_path: Path) -> None:
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
     for part in ("train", "t10k"):
-        images, labels = read_labelled_images(MNIST, part)
+        images, labels = read_labelled_images(MNIST, part, DIGITS)
         for kind, ours, read in (("images-idx3", images, read_image_file), ("labels-idx1", labels, read_label_file)):
             (tmp_path / kind).write_bytes(gzip.decompress((MNIST / f"{part}-{kind}-ubyte.gz").read_bytes()))
             assert torch.equal(read(str(tmp_path / kind)), torch.from_numpy(ours).to(read(str(tmp_path / kind)).dtype))
@@ -141,12 +147,9 @@ def test_mnist_as_torchvision_reads_it(tmp_path: Path) -> None:
 
 @needs_mnist
 def test_default_normalisation_is_mnists() -> None:
-    from lenet.params import load_params
-
-    images, _ = read_labelled_images(MNIST, "train")
-    model = load_params(ROOT / "params.yaml").model
-    assert round(float(images.mean()) / 255, 4) == model.mean
-    assert round(float(images.std()) / 255, 4) == model.std
+    images, _ = read_labelled_images(MNIST, "train", DIGITS)
+    assert round(float(images.mean()) / 255, 4) == DEFAULTS.model.mean
+    assert round(float(images.std()) / 255, 4) == DEFAULTS.model.std
 
 
 def test_the_validation_set_is_drawn_from_the_whole_file() -> None:

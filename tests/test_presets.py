@@ -11,12 +11,26 @@ from pathlib import Path
 
 import pandas
 import pytest
-from conftest import ROOT, RunLenet, RunStage, assert_refused, commit, preset_overrides, set_params, sh, slow_except
+from conftest import (
+    FILES,
+    INFO,
+    ROOT,
+    STAGES,
+    RunLenet,
+    RunStage,
+    assert_refused,
+    commit,
+    preset_overrides,
+    set_params,
+    set_source,
+    sh,
+    slow_except,
+)
 from matplotlib.text import Annotation
 
 from lenet.errors import InputError
 from lenet.experiments import dvc, zoo
-from lenet.experiments.dvc import Experiment, _md5
+from lenet.experiments.dvc import Experiment, md5
 from lenet.experiments.presets import (
     Values,
     differences,
@@ -52,7 +66,8 @@ def test_a_preset_lists_only_what_differs(name: str) -> None:
     preset = load_preset(name)
     values = overlaid(workspace(), (name, preset.changes))
     assert differences(values, workspace()) == preset.changes
-    assert sum(parameter.numel() for parameter in build(Model(**values["model"])).parameters()) == PARAMETERS[name]
+    network = build(Model(**values["model"]).normalised(INFO.mean, INFO.std))
+    assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", slow_except(NAMES, ["lenet-28", "lenet5-1998", "mlp"]))
@@ -79,13 +94,14 @@ def experiment(project: Path, name: str) -> dict[str, str]:
 
 
 def test_a_preset_becomes_the_experiment_of_its_name(digits_project: Path, run_lenet: RunLenet) -> None:
+    """On another data set than MNIST, with that in front."""
     text = run_lenet(digits_project, "preset", "lenet5-tanh", "--set", "train.epochs=1").output
     settings = "-S preprocess.validation_size=0 -S model.activation=tanh -S model.pooling=average "
     [command] = [line[2:] for line in text.splitlines() if line.startswith("> dvc ")]
-    assert command.startswith(f"dvc exp run --temp --name lenet5-tanh {settings}")
+    assert command.startswith(f"dvc exp run --temp --name digits-lenet5-tanh {settings}")
     assert "epoch 1/1: loss " in text, "its progress is shown"
     assert sh("git", "status", "--porcelain", cwd=digits_project) == "", "the workspace is as it was"
-    row = experiment(digits_project, "lenet5-tanh")
+    row = experiment(digits_project, "digits-lenet5-tanh")
     wanted = {"model.activation": "tanh", "model.pooling": "average", "train.epochs": "1", "train.optimizer": "sgd"}
     wanted |= {"train.weight_decay": "0"}  # As it is written: to DVC's cache 0.0 is another value.
     assert {key: row[key] for key in wanted} == wanted
@@ -94,10 +110,10 @@ def test_a_preset_becomes_the_experiment_of_its_name(digits_project: Path, run_l
     # The same again: nothing to do. Another of its name: refused before anything runs.
     outcome = run_lenet(digits_project, "preset", "lenet5-tanh", "--set", "train.epochs=1")
     assert outcome.status == 0
-    assert outcome.output == "lenet5-tanh exists already, with these parameters and this code: dvc exp show\n"
+    assert outcome.output == "digits-lenet5-tanh exists already, with these parameters and this code: dvc exp show\n"
     words = [
-        "the experiment lenet5-tanh exists already, with other parameters or code",
-        "dvc exp rename lenet5-tanh NEW",
+        "the experiment digits-lenet5-tanh exists already, with other parameters or code",
+        "dvc exp rename digits-lenet5-tanh NEW",
     ]
     assert_refused(run_lenet(digits_project, "preset", "lenet5-tanh"), *words)
 
@@ -106,13 +122,13 @@ def test_a_preset_becomes_the_experiment_of_its_name(digits_project: Path, run_l
 def test_the_printed_command_does_the_same(digits_project: Path) -> None:
     text = sh("lenet", "preset", "lenet5-tanh", "--set", "train.epochs=1", cwd=digits_project)
     [command] = [line[2:] for line in text.splitlines() if line.startswith("> dvc ")]
-    accuracy = experiment(digits_project, "lenet5-tanh")["accuracy"]
-    assert "model.activation" in sh("dvc", "exp", "diff", "lenet5-tanh", cwd=digits_project)
-    sh("dvc", "exp", "rename", "lenet5-tanh", "tanh-1", cwd=digits_project)
+    accuracy = experiment(digits_project, "digits-lenet5-tanh")["accuracy"]
+    assert "model.activation" in sh("dvc", "exp", "diff", "digits-lenet5-tanh", cwd=digits_project)
+    sh("dvc", "exp", "rename", "digits-lenet5-tanh", "tanh-1", cwd=digits_project)
 
     text = sh(*shlex.split(command), cwd=digits_project)
     assert "Running stage" not in text, "DVC's cache has its results"
-    assert experiment(digits_project, "lenet5-tanh")["accuracy"] == accuracy
+    assert experiment(digits_project, "digits-lenet5-tanh")["accuracy"] == accuracy
 
 
 def test_a_preset_is_independent_of_the_workspace(digits_project: Path, run_lenet: RunLenet) -> None:
@@ -170,13 +186,15 @@ train = {"parameters": 44426, "train_loss": seed}
 test = {"accuracy": [0.9, 0.92, 0.97][seed]}
 pictures = ["samples", "training_curves", "confusion_matrix", "per_class_accuracy", "mistakes"]
 written = {
+    "download": dict.fromkeys([f"data/raw/{name}" for name in RAW], 0),
+    "preprocess": dict.fromkeys([f"data/processed/{name}.pt" for name in ("training", "validation", "test")], 0),
     "train": {"models/lenet.pt": seed, "metrics/train.json": train, "plots/training.csv": seed},
     "evaluate": {"metrics/test.json": test, "metrics/per_class.json": {}}
     | dict.fromkeys(["plots/per_class.csv", "plots/predictions.csv"], seed),
     "plot": dict.fromkeys([f"plots/{name}.png" for name in pictures], seed),
 }
 for name, content in written[stage].items():
-    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
     Path(name).write_text(json.dumps(content))
 """
 
@@ -185,9 +203,11 @@ def test_an_interrupted_zoo_does_not_repeat_finished_runs(
     digits_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With stages that write anything at once, but for the first training with seed 1, which hangs."""
-    for stage in ("train", "evaluate", "plot"):
-        stub = STUB.replace("HANGS", repr(str(digits_project.parent / "hangs")))
+    names = ["dataset.json", *(file.name for file in FILES)]
+    for stage in STAGES:
+        stub = STUB.replace("HANGS", repr(str(digits_project.parent / "hangs"))).replace("RAW", repr(names))
         (digits_project / f"stages/{stage}.py").write_text(stub)
+    set_params(digits_project, "data.dataset=mnist")
     leave(digits_project, "lenet-28")
 
     # Kill it while the second run trains.
@@ -211,6 +231,7 @@ def test_an_interrupted_zoo_does_not_repeat_finished_runs(
     assert not (digits_project / "metrics/zoo.csv").exists()
 
     text = sh(*ZOO, "--jobs", "2", cwd=digits_project)
+    assert text.splitlines()[-1] == "metrics/zoo.csv, plots/zoo.png: 1 presets"
     assert text.count("> dvc exp run") == 2
     assert all(line.startswith(("lenet-28-seed1: ", "lenet-28-seed2: ")) for line in text.splitlines()[:-1])
     assert "--name lenet-28-seed0" not in text
@@ -244,7 +265,11 @@ def test_an_interrupted_zoo_does_not_repeat_finished_runs(
 @pytest.mark.slow
 def test_the_zoo_on_a_new_commit(digits_project: Path) -> None:
     leave(digits_project, "lenet-28")
-    sh(*ZOO, "--jobs", "2", cwd=digits_project)
+    text = sh(*ZOO, "--jobs", "2", cwd=digits_project)
+    assert text.splitlines()[-1] == "metrics/zoo-digits.csv, plots/zoo-digits.png: 1 presets"
+    assert all(f"--name digits-lenet-28-seed{seed} " in text for seed in range(3))
+    assert (digits_project / "metrics/zoo-digits.csv").exists()
+    assert not (digits_project / "metrics/zoo.csv").exists(), "the table of MNIST is another"
     # A new commit has no experiments, but DVC's cache has every result, and the table is the same.
     sh("git", "add", "metrics", "plots", cwd=digits_project)
     sh("git", "commit", "--quiet", "-m", "the zoo", cwd=digits_project)
@@ -334,8 +359,8 @@ def test_a_zoo_that_fails_writes_no_table(digits_project: Path) -> None:
     text = sh(*ZOO, "--jobs", "2", cwd=digits_project, status=1)
     assert text.count("> dvc exp run") == 4, "the three of lenet-28 and the first of mlp"
     assert text.count(": Ran experiment") == 3
-    assert text.splitlines()[-1] == "error: the experiment mlp-seed0 failed; the reason is above"
-    assert not (digits_project / "metrics/zoo.csv").exists()
+    assert text.splitlines()[-1] == "error: the experiment digits-mlp-seed0 failed; the reason is above"
+    assert not [name for name in ("zoo", "zoo-digits") if (digits_project / f"metrics/{name}.csv").exists()]
 
 
 @pytest.mark.slow
@@ -383,7 +408,9 @@ def test_the_picture_of_the_zoo(case: str) -> None:
     """Each number is within the limits of exactly one panel, and each mean is written there."""
     rows, panels = ZOOS[case]
     table = pandas.DataFrame(rows).assign(machine="any")
-    figure = zoo.picture(table)
+    figure = zoo.picture(table, "mnist")
+    assert figure.get_suptitle() == "Test error of each preset"
+    assert zoo.picture(table, "kmnist").get_suptitle() == "Test error of each preset on Kuzushiji-MNIST"
     assert to_png(figure).startswith(b"\x89PNG")
     assert len(figure.axes) == panels
     limits = [axes.get_xlim() for axes in figure.axes]
@@ -409,7 +436,7 @@ def test_the_picture_of_the_zoo(case: str) -> None:
 
 def test_a_preset_that_is_far_off_does_not_squeeze_the_others() -> None:
     """The panel with the others is the wide one, and they have most of it."""
-    left, right = zoo.picture(pandas.DataFrame(ZOOS["one far off"][0])).axes
+    left, right = zoo.picture(pandas.DataFrame(ZOOS["one far off"][0]), "mnist").axes
     assert left.get_position().width > 3 * right.get_position().width
     assert left.get_xlim()[1] < 1.2 * 2, "the greatest error of the others is 2%"
     assert "different scale" in right.get_xlabel()
@@ -460,11 +487,11 @@ def test_an_experiment_is_identified_by_parameters_sources_and_pipeline(
 ) -> None:
     monkeypatch.chdir(digits_project)
     source, pipeline = Path("stages/lenet/training/loop.py"), Path("dvc.yaml")
-    md5 = _md5(source)
-    assert md5 is not None
+    checksum = md5(source)
+    assert checksum is not None
     revision = sh("git", "rev-parse", "HEAD", cwd=digits_project).strip()
     values = workspace()
-    experiment = Experiment(revision, workspace(), {}, {str(source): md5})
+    experiment = Experiment(revision, workspace(), {}, {str(source): checksum})
     match change:
         case "source":
             source.write_text(source.read_text() + "\n")
@@ -493,10 +520,23 @@ def test_a_preset_is_laid_over_the_committed_network_and_the_current_data(
     assert found["train"]["batch_size"] == committed["train"]["batch_size"]
 
 
-def written_zoo(project: Path) -> Path:
+@pytest.mark.usefixtures("_at_root")
+def test_the_runs_of_the_zoo_are_named_after_preset_data_set_and_seed() -> None:
+    """What is claimed, is claimed for MNIST, and the paper's output is only for digits."""
+    planned = {name: zoo.plan(2, {"data": {"dataset": name}}) for name in ("mnist", "digits", "fashion_mnist")}
+    for dataset, presets in planned.items():
+        assert list(presets) == [name for name in NAMES if (dataset, name) != ("fashion_mnist", "lenet5-1998")]
+        before = "" if dataset == "mnist" else f"{dataset}-"
+        for name, runs in presets.items():
+            assert [run.name for run in runs] == [f"{before}{name}-seed{seed}" for seed in (0, 1)]
+            assert [run.values["train"]["seed"] for run in runs] == [0, 1]
+            assert [run.claimed for run in runs] == 2 * [load_preset(name).claimed if dataset == "mnist" else None]
+
+
+def written_zoo(project: Path, name: str) -> Path:
     """A table that was made from what the project, the current folder, contains."""
-    path = project / "metrics/zoo.csv"
-    rows = [f"{name},{zoo.fingerprint(runs[0].values)}" for name, runs in zoo.plan(seeds=1).items()]
+    path = project / f"metrics/{name}.csv"
+    rows = [f"{preset},{zoo.fingerprint(runs[0].values)}" for preset, runs in zoo.plan(1, {}).items()]
     path.write_text("\n".join(["preset,made_from", *rows, ""]))
     return path
 
@@ -505,8 +545,8 @@ def test_the_zoo_knows_what_its_table_was_made_from(
     digits_project: Path, run_lenet: RunLenet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(digits_project)
-    table = written_zoo(digits_project)
-    assert run_lenet(digits_project, "zoo", "--check").output == "metrics/zoo.csv: up to date\n"
+    table = written_zoo(digits_project, "zoo-digits")
+    assert run_lenet(digits_project, "zoo", "--check").output == "metrics/zoo-digits.csv: up to date\n"
 
     # Comments, docstrings and layout do not count.
     source = digits_project / "stages/lenet/training/augmentation.py"
@@ -519,10 +559,29 @@ def test_the_zoo_knows_what_its_table_was_made_from(
 
     preset = digits_project / "presets/lenet5-tanh.yaml"
     preset.write_text(preset.read_text().replace("epochs: 10", "epochs: 9"))
-    error = "metrics/zoo.csv: rows missing or out of date: lenet5-tanh; run `lenet zoo`"
+    error = "metrics/zoo-digits.csv: rows missing or out of date: lenet5-tanh; run `lenet zoo`"
     assert_refused(run_lenet(digits_project, "zoo", "--check"), error)
 
     source.write_text(text.replace("math.radians(12)", "math.radians(13)"))
     assert_refused(run_lenet(digits_project, "zoo", "--check"), f"out of date: {', '.join(NAMES)}; run")
     table.unlink()
     assert_refused(run_lenet(digits_project, "zoo", "--check"), f"rows missing or out of date: {', '.join(NAMES)}; run")
+
+
+@pytest.mark.parametrize(("dataset", "name", "counts"), [("digits", "zoo-digits", True), ("mnist", "zoo", False)])
+def test_code_that_fetches_checked_files_does_not_count(
+    digits_project: Path, run_lenet: RunLenet, monkeypatch: pytest.MonkeyPatch, dataset: str, name: str, counts: bool
+) -> None:
+    """Their checksums do. `digits` has none, so there all code of the stage download counts."""
+    monkeypatch.chdir(digits_project)
+    set_params(digits_project, f"data.dataset={dataset}")
+    written_zoo(digits_project, name)
+    source = digits_project / "stages/lenet/data/mirrors.py"
+    source.write_text(source.read_text().replace("CONNECT_SECONDS = 5", "CONNECT_SECONDS = 6"))
+    outcome = run_lenet(digits_project, "zoo", "--check")
+    if counts:
+        assert_refused(outcome, f"metrics/{name}.csv: rows missing or out of date: {', '.join(NAMES)}; run")
+    else:
+        assert outcome.output == f"metrics/{name}.csv: up to date\n"
+        set_source(monkeypatch, files=tuple(file._replace(sha256=64 * "0") for file in FILES))
+        assert_refused(run_lenet(digits_project, "zoo", "--check"), f"out of date: {', '.join(NAMES)}; run")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import RunStage, preset_overrides, set_params, sh, slow_except
-from test_networks import DEFAULTS, IMAGES, LABELS, PRESETS, VARIANTS, disturb, network, preset
+from conftest import DEFAULTS, RunStage, preset_overrides, set_params, sh, slow_except
+from test_networks import IMAGES, LABELS, PRESETS, VARIANTS, disturb, network, preset
 from torch import Tensor, nn
 
 from lenet.network import backend, quick

@@ -11,17 +11,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DIGITS, MNIST, ROOT, RunLenet, assert_refused, clone, commit, needs_mnist, set_params, sh, tree
+from conftest import (
+    DEFAULTS,
+    DIGITS,
+    MNIST,
+    ROOT,
+    RunLenet,
+    assert_refused,
+    clone,
+    commit,
+    needs_mnist,
+    set_params,
+    sh,
+    tree,
+)
 from kill import remove, state
 
 from lenet.data.tensors import load_dataset
 from lenet.environment import environment
 from lenet.experiments.verify import RECORD, Change, environment_changes, explanations, outputs
 from lenet.network.lenet import build
-from lenet.params import load_params
 from lenet.training import loop
-
-DEFAULTS = load_params(ROOT / "params.yaml")
 
 
 def assert_same(project: Path, reference: Path) -> None:
@@ -132,7 +142,7 @@ def test_an_epoch_is_a_function_of_the_state_before_it(
     digits_run: Path, model: dict[str, object], train: dict[str, object]
 ) -> None:
     """Whatever the network's weights and the global generator were before the state was loaded."""
-    data = load_dataset(digits_run / "data/processed/validation.pt")
+    data = load_dataset(digits_run / "data/processed/validation.pt", 10)
     options = DEFAULTS.train.model_copy(update={"batch_size": 32, "epochs": 3} | train)
     network = build(DEFAULTS.model.model_copy(update=model))
     states, rows = [], []

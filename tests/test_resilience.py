@@ -441,11 +441,15 @@ def test_read_only(small_disk: Path, run_stage: RunStage) -> None:
     ("stage", "missing"),
     [
         ("preprocess", "data/raw/t10k-images-idx3-ubyte.gz"),
+        ("preprocess", "data/raw/dataset.json"),
         ("train", "data/processed/training.pt"),
+        ("train", "data/raw/dataset.json"),
         ("evaluate", "data/processed/test.pt"),
+        ("evaluate", "data/raw/dataset.json"),
         ("evaluate", "models/lenet.pt"),
         ("plot", "plots/predictions.csv"),
         ("plot", "data/raw/train-labels-idx1-ubyte.gz"),
+        ("plot", "data/raw/dataset.json"),
     ],
 )
 def test_a_missing_input(digits_project: Path, run_stage: RunStage, stage: str, missing: str) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import ROOT, RunStage, assert_refused, set_params, slow_except, tree
+from conftest import DEFAULTS, ROOT, RunStage, assert_refused, defaults, set_params, slow_except, tree
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR, OneCycleLR
 
+from lenet.data.info import DIGITS, read_info, write_info
 from lenet.data.tensors import Dataset, load_dataset, save_dataset
 from lenet.environment import AVAILABLE, environment, find_device
 from lenet.errors import InputError
@@ -28,9 +29,6 @@ from lenet.training import loop
 from lenet.training.augmentation import random_affine
 from lenet.training.losses import LOSSES
 from lenet.training.optimizer import Optimizer, learning_rate, weight_decay
-
-DEFAULTS = load_params(ROOT / "params.yaml")
-
 
 # PyTorch's own classes, which the training does not use.
 OPTIMIZERS = {
@@ -108,9 +106,12 @@ def test_the_run_on_digits_learned(digits_run: Path) -> None:
     assert metrics["validation_accuracy"] == pytest.approx(history["validation_accuracy"].iloc[-1], rel=1e-5)
     # What the metrics say is what the saved model does.
     saved = torch.load(digits_run / "models/lenet.pt", weights_only=True)
-    assert saved["model"] == DEFAULTS.model.model_dump()
-    validation = load_dataset(digits_run / "data/processed/validation.pt")
-    predicted = predict(load_model(digits_run / "models/lenet.pt"), validation.images, 1000).argmax(dim=1)
+    assert saved["model"] == defaults("digits").model.model_dump()
+    assert saved["classes"] == [*DIGITS]
+    validation = load_dataset(digits_run / "data/processed/validation.pt", 10)
+    network, classes = load_model(digits_run / "models/lenet.pt")
+    assert classes == [*DIGITS]
+    predicted = predict(network, validation.images, 1000).argmax(dim=1)
     assert (predicted == validation.labels).float().mean().item() == pytest.approx(metrics["validation_accuracy"])
 
 
@@ -125,7 +126,7 @@ def test_the_columns_of_the_history(digits_project: Path, run_stage: RunStage) -
     batches = math.ceil(len(labels) / 128)
     assert len(labels) % 128 == 14, "the last mini-batch is smaller than the others"
     torch.manual_seed(loop.generator(options.seed, epoch=0).initial_seed())
-    network = build(DEFAULTS.model)
+    network = build(defaults("digits").model)
     optimizer = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=0.1)
     scheduler = OneCycleLR(optimizer, options.learning_rate, total_steps=2 * batches, cycle_momentum=False)
 
@@ -199,7 +200,7 @@ def test_a_mini_batch_of_all_images(digits_project: Path, run_stage: RunStage) -
 
 def test_dropout_and_augmentation_depend_on_the_seed_alone(digits_run: Path) -> None:
     """Not on what else has drawn from PyTorch's global generator."""
-    data = load_dataset(digits_run / "data/processed/validation.pt")
+    data = load_dataset(digits_run / "data/processed/validation.pt", 10)
     weights = []
     for state, seed in ((1, 0), (2, 0), (2, 1)):
         torch.manual_seed(0)
@@ -315,7 +316,8 @@ def test_on_cuda(digits_project: Path, run_stage: RunStage) -> None:
     first = tree(digits_project)
     assert run_stage(digits_project, "train").status == 0
     assert tree(digits_project) == first
-    assert all(not t.is_cuda for t in load_model(digits_project / "models/lenet.pt").state_dict().values())
+    network, _ = load_model(digits_project / "models/lenet.pt")
+    assert all(not t.is_cuda for t in network.state_dict().values())
 
 
 class Hostile:
@@ -338,7 +340,7 @@ BAD_DATA = {
     "too few labels": ((GOOD_IMAGES, GOOD_LABELS[:4]), "holds labels torch.int64 [4]"),
     "int32 labels": ((GOOD_IMAGES, GOOD_LABELS.int()), "holds labels torch.int32 [5]"),
     "no image": ((GOOD_IMAGES[:0], GOOD_LABELS[:0]), "for N > 0 images"),
-    "label 10": ((GOOD_IMAGES, GOOD_LABELS + 10), "holds labels from 10 to 10, not digits from 0 to 9"),
+    "label 10": ((GOOD_IMAGES, GOOD_LABELS + 10), "holds labels from 10 to 10, not classes from 0 to 9"),
     "label -1": ((GOOD_IMAGES, GOOD_LABELS - 1), "holds labels from -1 to -1"),
     "no data": ((GOOD_IMAGES.to("meta"), GOOD_LABELS), "not dense tensors in memory"),
     "sparse": ((GOOD_IMAGES.to_sparse(), GOOD_LABELS), "not dense tensors in memory"),
@@ -486,14 +488,14 @@ def test_the_initial_weights_come_from_the_seed(digits_project: Path, run_stage:
         assert run_stage(digits_project, "train").status == 0
         state = torch.load(digits_project / "models/lenet.pt", weights_only=True)["state_dict"]
         torch.manual_seed(loop.generator(seed, epoch=0).initial_seed())
-        expected = build(DEFAULTS.model).state_dict()
+        expected = build(defaults("digits").model).state_dict()
         assert all(state[name].equal(expected[name]) for name in expected)
 
 
 def test_the_validation_set_does_not_influence_training(digits_project: Path, run_stage: RunStage) -> None:
     path = digits_project / "data/processed/validation.pt"
     model = (digits_project / "models/lenet.pt").read_bytes()
-    validation = load_dataset(path)
+    validation = load_dataset(path, 10)
     save_dataset(path, Dataset(255 - validation.images, 9 - validation.labels))
     history = (digits_project / "plots/training.csv").read_bytes()
     assert run_stage(digits_project, "train").status == 0
@@ -561,11 +563,14 @@ def test_optimizer_state_is_copied_only_when_it_is_loaded() -> None:
     assert math.isclose(other.steps[0].item(), 2)
 
 
-@pytest.mark.parametrize("change", ["nothing", "model", "train", "training labels", "validation labels"])
+CHANGES = ["nothing", "model", "train", "training labels", "validation labels", "normalisation", "classes"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_only_the_same_training_run_is_resumed(digits_project: Path, run_stage: RunStage, change: str) -> None:
-    """If a section of the parameters or one of the data sets differs, training starts from scratch."""
+    """If a section of the parameters, a data set or what is known of it differs, training starts from scratch."""
     set_params(digits_project, "train.epochs=1")
-    model = digits_project / "models/lenet.pt"
+    about, model = digits_project / "data/raw/dataset.json", digits_project / "models/lenet.pt"
     model.unlink()
     model.mkdir()  # The epoch ends, and the model cannot be written.
     assert_refused(run_stage(digits_project, "train"), "models/lenet.pt: Is a directory")
@@ -577,8 +582,12 @@ def test_only_the_same_training_run_is_resumed(digits_project: Path, run_stage: 
             set_params(digits_project, "train.momentum=0.1")
         case [name, "labels"]:
             path = digits_project / f"data/processed/{name}.pt"
-            dataset = load_dataset(path)
+            dataset = load_dataset(path, 10)
             save_dataset(path, Dataset(dataset.images, dataset.labels.flip(0)))
+        case ["normalisation"]:
+            write_info(about, read_info(about)._replace(mean=0.2))
+        case ["classes"]:
+            write_info(about, read_info(about)._replace(classes=DIGITS[::-1]))
     outcome = run_stage(digits_project, "train")
     assert outcome.status == 0
     assert ("resuming after epoch 1 of 1" in outcome.output) == (change == "nothing")

@@ -51,6 +51,15 @@ def note_read(self: BaseModel, name: str) -> Any:
     return value
 
 
+def note_copy(self: BaseModel, **changes: Any) -> BaseModel:
+    copied = model_copy(self, **changes)
+    if id(self) in sections:
+        sections[id(copied)] = sections[id(self)][0], copied
+    return copied
+
+
+model_copy = BaseModel.model_copy
+BaseModel.model_copy = note_copy  # type: ignore[method-assign, assignment]
 BaseModel.__getattribute__ = note_read  # type: ignore[method-assign, assignment]
 sys.addaudithook(note_open)
 sys.path.insert(0, str(project / "stages"))

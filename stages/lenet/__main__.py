@@ -69,8 +69,7 @@ def data(
         from lenet.data.overview import as_text, overview
         from lenet.experiments.presets import workspace
 
-        own = Path(workspace()["data"]["folder"]).expanduser()
-        rows = overview(Path("data/raw"), Path("data/downloads"), own)
+        rows = overview(Path("data/raw"), Path("data/downloads"), Path(workspace()["data"]["folder"]))
         print(json.dumps(rows, indent=2) if as_json else "\n\n".join(map(as_text, rows)))
 
 
@@ -93,6 +92,7 @@ def preset(
             experiment_name,
             foundation,
             load_preset,
+            output_fits,
             overlaid,
             parse_settings,
             workspace,
@@ -100,6 +100,11 @@ def preset(
 
         layers = [(f"presets/{name}.yaml", load_preset(name).changes), ("--set", parse_settings(settings or []))]
         wanted = overlaid(foundation(), *layers)
+        if not output_fits(wanted):
+            raise InputError(
+                f"{name} has the paper's output layer, which consists of pictures of the digits 0 to 9; "
+                f"it does not fit data.dataset {wanted['data']['dataset']}"
+            )
         name = experiment_name(name, wanted)
         there = dvc.recorded().get(name)
         if there and there.is_of(wanted):
@@ -139,14 +144,14 @@ def zoo(
         from lenet.processor import cores
         from lenet.results.figures import to_png
 
-        changes = parse_settings(settings or [])
-        planned = zoo.plan(seeds, changes)
+        planned = zoo.plan(seeds, parse_settings(settings or []))
         dataset = next(iter(planned.values()))[0].values["data"]["dataset"]
         name = "zoo" if dataset == "mnist" else f"zoo-{dataset}"
         table, picture = Path("metrics", f"{name}.csv"), Path("plots", f"{name}.png")
         if check:
-            if stale := zoo.stale(table, changes):
-                raise InputError(f"{table}: rows missing or out of date: {', '.join(stale)}; run `lenet zoo`")
+            if stale := zoo.stale(table, planned):
+                same = "".join(f" --set {text}" for text in settings or [])
+                raise InputError(f"{table}: rows missing or out of date: {', '.join(stale)}; run `lenet zoo{same}`")
             print(f"{table}: up to date")
             return
 

@@ -1,6 +1,6 @@
 """The data sets: a row for each in `CATALOG`. A published one is added by adding its row, and nothing else.
 
-Only the stage download and the command `lenet` read this table; the other stages read the file dataset.json, so that a
+Only the stage download and the command `lenet` read this table. The other stages read the file dataset.json, so that a
 new row makes none of them run again.
 """
 
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
     images : tuple of int
         The numbers of training and of test images.
     licence, citation : str
-        As the authors state them, or where else they are stated.
+        The licence as the authors state it or, if they do not, who does.
     source : Source or None
         Where the four files come from; None for `digits`, which scikit-learn's package contains.
     writers : Source or None
@@ -67,14 +67,20 @@ class Entry(NamedTuple):
     source: Source | None = None
     writers: Source | None = None
 
+    @property
+    def sources(self) -> list[Source]:
+        """All published files."""
+        return [source for source in (self.source, self.writers) if source]
+
 
 def _four_files(*sizes_and_checksums: tuple[int, str]) -> tuple[Resource, ...]:
     return tuple(Resource(name, *rest) for name, rest in zip(FILES, sizes_and_checksums, strict=True))
 
 
-# The mirrors are those of torchvision, in its order. The checksums of MNIST, Fashion-MNIST and QMNIST were computed
-# from files whose MD5 is the one in torchvision. No copy of Kuzushiji-MNIST could be had: its checksums are those that
-# TensorFlow Datasets pins, its mean and standard deviation were computed by others.
+# The mirrors are those of torchvision, in its order. Fashion-MNIST has one more, its authors' repository: HTTPS, and
+# the same bytes by Git's hashes of the files. The checksums of MNIST, Fashion-MNIST and QMNIST were computed from files
+# whose MD5 is the one in torchvision. No copy of Kuzushiji-MNIST could be had: its checksums are those that TensorFlow
+# Datasets pins, its mean and standard deviation were computed by others.
 _ROWS = (
     Entry(
         DatasetInfo("mnist", "MNIST", DIGITS, 0.1307, 0.3081),
@@ -124,7 +130,10 @@ _ROWS = (
         Source(
             "Fashion-MNIST",
             "FASHION_MNIST_MIRROR",
-            ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+            (
+                "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+                "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            ),
             _four_files(
                 (26_421_880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
                 (29_515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
@@ -169,24 +178,24 @@ _ROWS = (
 CATALOG: dict[str, Entry] = {entry.info.name: entry for entry in _ROWS}
 
 
-def find(name: str, where: str = "params.yaml") -> Entry:
-    """The row of a data set; `where` names the file of parameters in errors.
+def find(name: str, where: str = "params.yaml") -> Entry | None:
+    """The row of a data set, None for `own`; `where` names the file of parameters in errors.
 
     Raises
     ------
     InputError
         There is none of that name.
     """
-    if name not in CATALOG:
+    if name != OWN and name not in CATALOG:
         known = ", ".join(CATALOG)
         raise InputError(f"{where}: data.dataset is {name!r}; it must be {known} or {OWN}")
-    return CATALOG[name]
+    return CATALOG.get(name)
 
 
 def info_of(name: str, raw: Path) -> DatasetInfo:
     """What there is to know of a data set; of one's own, only after the stage download has made its files in `raw`."""
-    if name != OWN:
-        return find(name).info
+    if entry := find(name):
+        return entry.info
     path = raw / "dataset.json"
     if not path.exists() or (info := read_info(path)).name != OWN:
         raise InputError(f"{path}: is not of data set {OWN}, whose classes it names; run `dvc repro download`")

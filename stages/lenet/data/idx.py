@@ -59,7 +59,8 @@ def read_labelled_images(
     if missing := [name for name, count in zip(classes, counts, strict=True) if not count]:
         known = len(classes) - len(missing)
         raise refused(
-            labels_path, f"has {known} of the {len(classes)} classes in dataset.json; {missing[0]} is missing"
+            labels_path,
+            f"has images of {known} of the {len(classes)} classes that dataset.json names, and none of {missing[0]!r}",
         )
     return images, labels
 

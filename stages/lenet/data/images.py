@@ -20,7 +20,7 @@ def grey(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     if not image.has_transparency_data:
         return image.convert("L")
-    shades, opacity = (np.asarray(band, np.uint32) for band in image.convert("LA").split())
+    shades, opacity = (np.asarray(band, np.uint16) for band in image.convert("LA").split())
     backdrop = 255 if (shades * opacity).sum() <= 127 * opacity.sum() else 0
     mixed = (shades * opacity + backdrop * (255 - opacity) + 127) // 255
     return Image.fromarray(mixed.astype(np.uint8))
@@ -43,16 +43,20 @@ def as_mnist(image: Image.Image) -> NDArray[np.uint8] | None:
     border = np.concatenate([shades[0], shades[-1], shades[:, 0], shades[:, -1]])
     paper = int(np.median(border))
     sign = -1 if abs(shades.min() - paper) > abs(shades.max() - paper) else 1
-    noise = 5 * max(0, int(np.quantile(sign * (border - paper), 0.9)))
-    ink = sign * (shades - paper) - noise
+    darkness = sign * (shades - paper)
+    towards, away = (5 * max(0, int(np.quantile(side * (border - paper), 0.9))) for side in (sign, -sign))
+    # Where an image is cropped to its ink, much of the border is ink; only paper differs in the other direction.
+    noise = towards if towards <= darkness.max() // 2 else min(away, darkness.max() // 2)
+    ink = darkness - noise
     if ink.max() <= 0:
         return None
     ink = (ink.clip(0) * 255 + ink.max() // 2) // ink.max()
     rows, columns = ink.any(axis=1).nonzero()[0], ink.any(axis=0).nonzero()[0]
     cut = Image.fromarray(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.uint8))
     longest = max(cut.size)
-    size = [max(1, round(length * BOX / longest)) for length in cut.size]
-    return centred(np.asarray(cut.resize((size[0], size[1]), Image.Resampling.BICUBIC)))
+    width, height = (max(1, round(length * BOX / longest)) for length in cut.size)
+    scaled = np.asarray(cut.resize((width, height), Image.Resampling.BICUBIC))
+    return centred(scaled) if scaled.any() else None
 
 
 def centred(ink: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lenet.data.catalog import CATALOG, Resource, Source
 from lenet.errors import InputError, printable
-from lenet.files import write_bytes, written_whole
+from lenet.files import written_whole
 
 CONNECT_SECONDS = 5
 STALL_SECONDS = 10
@@ -40,8 +40,8 @@ def is_published(path: Path, resource: Resource) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == resource.sha256
 
 
-def fetch_all(source: Source, own: str, kept: Path, output: Path) -> None:
-    """Put the files of a source into `output`, each checked; those that are there already are left alone.
+def fetch_all(source: Source, own: str, kept: Path, output: Path) -> dict[str, bytes]:
+    """The files of a source that are not yet in `output`, name -> content, all checked.
 
     Parameters
     ----------
@@ -49,6 +49,8 @@ def fetch_all(source: Source, own: str, kept: Path, output: Path) -> None:
         A mirror that is tried before the public ones, a folder or a file:, http: or https: URL; may be empty.
     kept : Path
         A folder that keeps what was downloaded.
+    output : Path
+        Where the files are to go; it is not changed.
 
     Raises
     ------
@@ -62,12 +64,11 @@ def fetch_all(source: Source, own: str, kept: Path, output: Path) -> None:
     if not known:
         raise InputError(f"{source.variable} is {own!r}; it must be a folder or a file:, http: or https: URL")
     order = [own, *source.mirrors] if own else [*source.mirrors]
-    for resource in source.files:
-        if is_published(output / resource.name, resource):
-            continue
+    missing = [resource for resource in source.files if not is_published(output / resource.name, resource)]
+    for resource in missing:
         if not is_published(kept / resource.name, resource):
             _fetch(source, resource, order, kept / resource.name)
-        write_bytes(output / resource.name, (kept / resource.name).read_bytes())
+    return {resource.name: (kept / resource.name).read_bytes() for resource in missing}
 
 
 def _fetch(source: Source, resource: Resource, order: list[str], path: Path) -> None:
@@ -101,9 +102,14 @@ def _fetch_from(mirror: str, resource: Resource, path: Path) -> None:
         total=resource.size, desc=resource.name, unit="B", unit_scale=True, leave=False, disable=not sys.stderr.isatty()
     )
     # All data sets have files of the same names. One that is longer is read on, to say whose it is.
-    sources = [source for entry in CATALOG.values() for source in (entry.source, entry.writers) if source]
-    known = {other.sha256: source.title for source in sources for other in source.files}
-    longest = max(other.size for source in sources for other in source.files)
+    alike = [
+        (other, source.title)
+        for entry in CATALOG.values()
+        for source in entry.sources
+        for other in source.files
+        if other.name == resource.name
+    ]
+    titles, longest = {other.sha256: title for other, title in alike}, max(other.size for other, _ in alike)
     digest, received = hashlib.sha256(), 0
     with bar, written_whole(path) as file:
         for chunk in _chunks(mirror, resource.name):
@@ -118,8 +124,8 @@ def _fetch_from(mirror: str, resource: Resource, path: Path) -> None:
         found = digest.hexdigest()
         if received == resource.size and found == resource.sha256:
             return
-        if found in known:
-            raise _MirrorError(f"the file of another data set, {known[found]}")
+        if found in titles:
+            raise _MirrorError(f"the file of another data set, {titles[found]}")
         if received > resource.size:
             raise _MirrorError(f"more than the {resource.size} bytes of the published file")
         if received < resource.size:

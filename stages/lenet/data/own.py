@@ -1,5 +1,6 @@
 """`own`: a folder of images, a subfolder for each class (torchvision's ImageFolder), as MNIST's four files."""
 
+import hashlib
 import warnings
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def read_folder(folder: Path, prepare: str) -> tuple[DatasetInfo, dict[str, byte
     """Make a data set of the images in the subfolders of a folder: what there is to know of it, and its IDX files.
 
     The classes are the names of the subfolders, in alphabetical order. A fifth of each class, at least one image, is
-    for the test: always the same images, as long as the names of the files are the same. Names that begin with a dot
-    are ignored.
+    for the test: those whose names have the lowest SHA-256, so that another file more or less hardly changes the
+    choice. Names that begin with a dot are ignored.
 
     Parameters
     ----------
@@ -35,14 +36,14 @@ def read_folder(folder: Path, prepare: str) -> tuple[DatasetInfo, dict[str, byte
     InputError
         There are fewer than 2 or more than 100 classes, a class has fewer than two images, or a file cannot be used.
     """
-    if not folder.is_dir():
+    if folder == Path() or not folder.is_dir():
         raise InputError(f"{folder}: no such folder; set data.folder to one with a folder of images for each class")
     classes = [path.name for path in class_folders(folder)]
     if len(classes) < 2:
-        found = f"only one folder, {classes[0]!r}" if classes else "no folder"
-        raise InputError(
-            f"{folder}: has {found} in it; put the images of each class into a folder, at least two classes"
-        )
+        found = f"only the folder {classes[0]!r}" if classes else "no folder"
+        # There, only files that Git or DVC tracks are in the folder.
+        where = "" if folder.is_absolute() else " (with --temp or the queue, data.folder has to be an absolute path)"
+        raise InputError(f"{folder}: has {found} in it; it needs one for each class, two or more{where}")
     if len(classes) > MOST_CLASSES:
         raise InputError(f"{folder}: has {len(classes)} classes; at most {MOST_CLASSES} are possible")
     if not are_classes(classes):
@@ -54,10 +55,11 @@ def read_folder(folder: Path, prepare: str) -> tuple[DatasetInfo, dict[str, byte
     for label, name in enumerate(classes):
         paths = sorted(_files(folder / name))
         if len(paths) < 2:
-            raise InputError(f"{folder / name}: holds {len(paths)} images; a class needs two, one of them for the test")
+            raise InputError(
+                f"{folder / name}: holds {len(paths)} image(s); a class needs two, one of them for the test"
+            )
         images = [(_read(path, prepare), label) for path in paths]
-        # NumPy promises that RandomState gives the same numbers in all versions.
-        order = np.random.RandomState(0).permutation(len(images))
+        order = sorted(range(len(paths)), key=lambda position: _sha256(paths[position].relative_to(folder)))
         share = max(1, len(images) // _TEST_SHARE)
         test += [images[position] for position in sorted(order[:share])]
         training += [images[position] for position in sorted(order[share:])]
@@ -80,8 +82,12 @@ def class_folders(folder: Path) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     """The files in a folder and its subfolders, without those whose name, or whose folder's, begins with a dot."""
-    found = [path for path in folder.rglob("*") if path.is_file()]
+    found = [path for path in folder.rglob("*") if not path.is_dir()]
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.as_posix().encode()).hexdigest()
 
 
 def _read(path: Path, prepare: str) -> NDArray[np.uint8]:

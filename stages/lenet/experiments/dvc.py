@@ -16,6 +16,7 @@ from typing import NamedTuple
 import psutil
 
 from lenet.cli import Stopped
+from lenet.data.catalog import OWN
 from lenet.errors import InputError
 from lenet.experiments.git import git
 from lenet.experiments.presets import Values
@@ -29,9 +30,9 @@ class Experiment(NamedTuple):
     values : dict
         All of params.yaml.
     metrics : dict
-        name -> value, of all metrics files together.
+        name -> value, of all metrics files together but that of the classes.
     sources : dict
-        path -> MD5, of each source file that its stages depend on.
+        path -> MD5, of each source file that its stages depend on, and of the folder of one's own images.
     """
 
     revision: str
@@ -42,12 +43,16 @@ class Experiment(NamedTuple):
     def is_of(self, values: Values) -> bool:
         """Whether an experiment with these parameters and the workspace's code would be the same."""
         pipeline = git("diff", "--quiet", self.revision, "--", "dvc.yaml")
-        code = all(_md5(Path(path)) == md5 for path, md5 in self.sources.items())
+        code = all(md5(Path(path)) == recorded for path, recorded in self.sources.items())
         return self.values == values and code and pipeline.returncode == 0
 
 
-def _md5(path: Path) -> str | None:
-    """The checksum by which DVC identifies a file; None if there is no such file."""
+def md5(path: Path) -> str | None:
+    """The checksum by which DVC identifies a file or a folder; None if there is none of that name."""
+    if path.is_dir():
+        files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+        listed = json.dumps([{"md5": md5(path / name), "relpath": name} for name in files], sort_keys=True)
+        return f"{hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest()}.dir"
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.exists() else None
 
 
@@ -59,13 +64,18 @@ def recorded() -> dict[str, Experiment]:
         for group in [group for group in commit["experiments"] or [] if not group["executor"]]:
             for entry in [entry for entry in group["revs"] if entry["data"]]:
                 data = entry["data"]
-                metrics = [file.get("data", {}) for file in data["metrics"].values()]
-                found[entry["name"]] = Experiment(
-                    entry["rev"],
-                    data["params"].get("params.yaml", {}).get("data", {}),
-                    {name: value for file in metrics for name, value in file.items()},
-                    {path: dep["hash"] for path, dep in data["deps"].items() if path.startswith("stages/")},
-                )
+                values = data["params"].get("params.yaml", {}).get("data", {})
+                # A class may have the name of another metric.
+                files = [file.get("data", {}) for path, file in data["metrics"].items() if "per_class" not in path]
+                sources = {path: dep["hash"] for path, dep in data["deps"].items() if path.startswith("stages/")}
+                own = values.get("data", {})
+                if own.get("dataset") == OWN:
+                    # DVC shows an absolute path without its first slash.
+                    sources[own["folder"]] = (
+                        data["deps"].get(Path(own["folder"]).as_posix().lstrip("/"), {}).get("hash", "")
+                    )
+                metrics = {name: value for file in files for name, value in file.items()}
+                found[entry["name"]] = Experiment(entry["rev"], values, metrics, sources)
     return found
 
 

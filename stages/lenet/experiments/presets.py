@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lenet.data.catalog import OWN, find
+from lenet.data.catalog import find
+from lenet.data.info import DIGITS
 from lenet.errors import InputError
 from lenet.experiments.git import git
 from lenet.params import Params, check, parse_yaml
@@ -91,9 +92,7 @@ def foundation() -> Values:
 
 
 def _checked(values: Any, source: str) -> Values:
-    dataset = check(Params, values, source).data.dataset
-    if dataset != OWN:
-        find(dataset, source)
+    find(check(Params, values, source).data.dataset, source)
     return dict(values)
 
 
@@ -101,6 +100,12 @@ def experiment_name(preset: str, values: Values) -> str:
     """What a preset's experiment is called: on MNIST as the preset, on another data set with its name in front."""
     dataset = values["data"]["dataset"]
     return preset if dataset == "mnist" else f"{dataset}-{preset}"
+
+
+def output_fits(values: Values) -> bool:
+    """Whether the classes may be the digits, where the output layer is the paper's; of `own` they are not known yet."""
+    entry = find(values["data"]["dataset"])
+    return values["model"]["head"] != "rbf" or not entry or entry.info.classes == DIGITS
 
 
 def parse_settings(settings: list[str]) -> Values:

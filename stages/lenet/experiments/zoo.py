@@ -10,6 +10,7 @@ import ast
 import csv
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lenet.data.catalog import CATALOG
-from lenet.data.info import DIGITS
+from lenet.data.catalog import find
 from lenet.environment import environment
 from lenet.errors import InputError
 from lenet.experiments import dvc
@@ -31,6 +31,7 @@ from lenet.experiments.presets import (
     foundation,
     load_preset,
     names,
+    output_fits,
     overlaid,
     workspace,
 )
@@ -44,7 +45,8 @@ STAGES = ("download", "preprocess", "train", "evaluate")
 class Entry(NamedTuple):
     """A row of metrics/zoo.csv: test accuracies over the seeds, in [0, 1], with their sample standard deviation.
 
-    `machine` is where the runs were made, `made_from` the `fingerprint` of what they were made from.
+    `claimed` is NaN if there is no claim for this data set, `machine` is where the runs were made, and `made_from` the
+    `fingerprint` of what they were made from.
     """
 
     preset: str
@@ -55,7 +57,7 @@ class Entry(NamedTuple):
     accuracy_std: float
     accuracy_min: float
     accuracy_max: float
-    claimed: float | None
+    claimed: float
     machine: str
     made_from: str
 
@@ -72,7 +74,7 @@ class Run(NamedTuple):
 def plan(seeds: int, settings: Values) -> dict[str, list[Run]]:
     """The runs of each preset with the seeds 0 to seeds - 1, all checked before the first is started.
 
-    `settings` replace the presets' values. A preset with the paper's output is left out unless the classes are digits.
+    `settings` replace the presets' values. A preset with the paper's output is left out where classes are not digits.
 
     Raises
     ------
@@ -91,13 +93,10 @@ def plan(seeds: int, settings: Values) -> dict[str, list[Run]]:
     planned = {name: [run(name, preset, seed) for seed in range(seeds)] for name, preset in presets.items()}
     if not planned:
         raise InputError("presets/ has no presets; run this in the project's root")
-    return {name: runs for name, runs in planned.items() if has_pictures(runs[0].values)}
-
-
-def has_pictures(values: Values) -> bool:
-    """Whether the output layer has what it needs: the paper's, pictures of the classes, so that they must be digits."""
-    known = CATALOG.get(values["data"]["dataset"])
-    return values["model"]["head"] != "rbf" or (known is not None and known.info.classes == DIGITS)
+    possible = {name: runs for name, runs in planned.items() if output_fits(runs[0].values)}
+    if not possible:
+        raise InputError("no preset is left: model.head rbf has pictures of the digits 0 to 9, and these are others")
+    return possible
 
 
 def run_all(planned: dict[str, list[Run]], jobs: int) -> list[Entry]:
@@ -131,7 +130,7 @@ def run_all(planned: dict[str, list[Run]], jobs: int) -> list[Entry]:
             accuracies.std(),
             accuracies.min(),
             accuracies.max(),
-            runs[0].claimed,
+            math.nan if runs[0].claimed is None else runs[0].claimed,
             machine,
             fingerprint(runs[0].values),
         )
@@ -139,11 +138,11 @@ def run_all(planned: dict[str, list[Run]], jobs: int) -> list[Entry]:
     return table
 
 
-def stale(table: Path, settings: Values) -> list[str]:
+def stale(table: Path, planned: dict[str, list[Run]]) -> list[str]:
     """The presets whose row in the table was not made from the present parameters and code, or is missing."""
     rows = csv.DictReader(table.read_text().splitlines()) if table.exists() else []
     made_from = {row["preset"]: row.get("made_from") for row in rows}
-    now = {name: fingerprint(runs[0].values) for name, runs in plan(1, settings).items()}
+    now = {name: fingerprint(runs[0].values) for name, runs in planned.items()}
     return [name for name in made_from | now if made_from.get(name) != now.get(name)]
 
 
@@ -151,14 +150,16 @@ def fingerprint(values: Values) -> str:
     """Identify what a preset's runs are made from, in 12 hexadecimal digits.
 
     That is the parameters, apart from the seed, and the source files of the stages that lead to the test accuracy,
-    without their comments, docstrings and layout. The files of a published data set are identified by their checksums,
-    so that the code that fetches them does not count.
+    without their comments, docstrings, layout and messages of errors. The files of a published data set are identified
+    by their checksums, so that the code that fetches them does not count.
     """
     parameters = {section: values[section] for section in ("data", "preprocess", "model", "evaluate")}
     parameters["train"] = {key: value for key, value in values["train"].items() if key != "seed"}
-    published = CATALOG.get(values["data"]["dataset"])
-    if published and published.source:
-        parameters["data"] = {"info": published.info, "files": [file.sha256 for file in published.source.files]}
+    entry = find(values["data"]["dataset"])
+    if not entry:
+        parameters["data"] |= {"images": dvc.md5(Path(values["data"]["folder"]))}
+    elif entry.source:
+        parameters["data"] = {"info": entry.info, "files": [file.sha256 for file in entry.source.files]}
     graph: Any = parse_yaml(Path("dvc.yaml").read_bytes(), "dvc.yaml")
     counted = ("preprocess", "train", "evaluate") if "files" in parameters["data"] else STAGES
     sources = sorted({path for name in counted for path in graph["stages"][name]["deps"] if path.endswith(".py")})
@@ -167,11 +168,16 @@ def fingerprint(values: Values) -> str:
 
 
 def _code(node: Any) -> Any:
-    """A syntax tree without its docstrings, as nested lists; equal in all versions of Python, unlike `ast.dump`."""
+    """A syntax tree without docstrings and the arguments of what is raised, as nested lists.
+
+    It is equal in all versions of Python, unlike `ast.dump`.
+    """
     if isinstance(node, list):
         return [_code(item) for item in node]
     if not isinstance(node, ast.AST):
         return node
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        node = ast.Raise(node.exc.func)
     fields = dict(ast.iter_fields(node))
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
         fields["body"] = fields["body"][1:]
@@ -193,7 +199,9 @@ def picture(table: pandas.DataFrame, dataset: str) -> Figure:
     near, far = values[values <= bound], values[values > bound]
 
     figure = Figure(figsize=(9, 0.5 * len(table) + 1.8), layout="constrained")
-    figure.suptitle("Test error of each preset" if dataset == "mnist" else f"Test error of each preset on {dataset}")
+    entry = find(dataset)
+    where = "" if dataset == "mnist" else f" on {entry.info.title if entry else 'your own images'}"
+    figure.suptitle(f"Test error of each preset{where}")
     panels = figure.subplots(1, 2, sharey=True, width_ratios=[5, 1]) if len(far) else [figure.subplots()]
     for axes in panels:
         # The mean of equal numbers may round to another.

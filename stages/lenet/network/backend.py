@@ -11,7 +11,7 @@ from lenet.network.quick import quick
 
 
 class Backend(NamedTuple):
-    """The network as a function, images [N, 28, 28] -> logits float32 [N, 10], and what makes a step quicker."""
+    """The network as a function, images [N, 28, 28] -> logits float32 [N, classes], and what makes a step quicker."""
 
     forward: Callable[[Tensor], Tensor]
     prepare: Callable[[Step], Step]
@@ -26,7 +26,7 @@ def backend(network: nn.Sequential, device: torch.device) -> Backend:
 
 @torch.inference_mode()
 def predict(network: nn.Sequential, images: Tensor, batch_size: int) -> Tensor:
-    """The logits, float32 [N, 10], of images, uint8 [N, 28, 28]: `batch_size` at a time, in evaluation mode."""
+    """The logits, float32 [N, classes], of images, uint8 [N, 28, 28]: `batch_size` at a time, in evaluation mode."""
     forward = backend(network, images.device).forward
     was_training = network.training
     network.eval()

@@ -36,7 +36,8 @@ def build(options: Model, classes: Sequence[str] = DIGITS) -> nn.Sequential:
     """
     if options.head == "rbf" and tuple(classes) != DIGITS:
         raise InputError(
-            "model.head is rbf, whose codes are pictures of the digits 0 to 9; use linear for these classes"
+            "model.head is rbf, whose codes are pictures of the digits 0 to 9, and the classes are others; "
+            "use head linear and train.loss cross_entropy or nll"
         )
     layers = mlp(options, len(classes)) if options.architecture == "mlp" else lenet(options, len(classes))
     if options.batch_norm:
@@ -47,7 +48,7 @@ def build(options: Model, classes: Sequence[str] = DIGITS) -> nn.Sequential:
 
 
 def lenet(options: Model, classes: int) -> Layers:
-    """LeNet-5. Beside each layer: the shape of its output on 32x32 pixels, and its parameters in the paper."""
+    """LeNet-5. Beside each layer: its output's shape on 32x32 pixels with ten classes, its parameters in the paper."""
     squash = ACTIVATIONS[options.activation]
     side = ((SIDE + 2 * options.padding - 4) // 2 - 4) // 2  # Of a map of S4: 5; without padding 4.
     # fmt: off
@@ -78,7 +79,7 @@ PUBLISHED = {"C1": 156, "S2": 12, "C3": 1_516, "S4": 32, "C5": 48_120, "F6": 10_
 
 
 def mlp(options: Model, classes: int) -> Layers:
-    """The multilayer perceptron 784-512-512-10 of PyTorch's first tutorial."""
+    """The multilayer perceptron 784-512-512-10 of PyTorch's first tutorial, for 28x28 pixels and ten classes."""
     activation = ACTIVATIONS[options.activation]
     side = SIDE + 2 * options.padding
     # fmt: off

@@ -24,7 +24,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 def quick(network: nn.Sequential) -> Function:
-    """A function that computes what the network does, images [N, 28, 28] -> logits [N, 10], in less time.
+    """A function that computes what the network does, images [N, 28, 28] -> logits [N, classes], in less time.
 
     Up to `flatten` each layer is replaced, after it the dense ones. All parameters, buffers and modes (training or
     evaluation) are shared with the network.

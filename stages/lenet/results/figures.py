@@ -106,7 +106,7 @@ def confusion_matrix(predictions: pandas.DataFrame, info: DatasetInfo, title: st
         colour = "white" if counts[row, column] > 0.1 * counts.max() else "black"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, size=_size(size))
     _name_classes(axes, info)
-    axes.set_yticks(range(size), info.classes, size=_size(size))
+    axes.set_yticks(range(size), _shortened(info), size=_size(size))
     axes.set_xlabel(f"Predicted {info.noun}")
     axes.set_ylabel(f"Actual {info.noun}")
     axes.set_title(f"{title}\nimages by actual and predicted {info.noun} (shade: logarithmic)")
@@ -116,10 +116,15 @@ def confusion_matrix(predictions: pandas.DataFrame, info: DatasetInfo, title: st
 def _name_classes(axes: Axes, info: DatasetInfo) -> None:
     """Put the names of the classes along the x axis: slanted, if they would not fit beside each other."""
     size = len(info.classes)
-    axes.set_xticks(range(size), info.classes, size=_size(size))
+    axes.set_xticks(range(size), _shortened(info), size=_size(size))
     if max(map(len, info.classes)) > 2:
         for text in axes.get_xticklabels():
             text.set(rotation=45, ha="right", rotation_mode="anchor")
+
+
+def _shortened(info: DatasetInfo) -> list[str]:
+    """The names of the classes, none so long that it leaves no room for the picture."""
+    return [name if len(name) <= 24 else f"{name[:23]}…" for name in info.classes]
 
 
 def _size(classes: int) -> float:
@@ -183,7 +188,7 @@ def mistakes(
         figure = Figure(figsize=(6, 1.5), layout="constrained")
         figure.suptitle(f"{title}\nno mistake to show")
         return figure
-    names = info.classes
+    names = _shortened(info)
     labels = [
         textwrap.fill(f"{names[actual]} taken for {names[predicted]}", 18) + f"\n{probability:.1%}"
         for _, actual, predicted, probability in shown.itertuples()
@@ -223,9 +228,10 @@ def samples(images: NDArray[np.uint8], labels: NDArray[np.uint8], each: int, inf
     figure = Figure(figsize=(max(4.5, inches * each + 0.5), inches * len(rows) + 0.6), layout="constrained")
     axes = figure.subplots()
     axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=255)
-    axes.set_yticks([side * label + side / 2 for label in range(len(rows))], info.classes)
+    axes.set_yticks([side * label + side / 2 for label in range(len(rows))], _shortened(info))
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.set_ylabel(info.noun.capitalize())
-    axes.set_title(f"{info.title}: the first {each} training images of each {info.noun}")
+    fewer = np.bincount(labels, minlength=len(rows)).min() < each
+    axes.set_title(f"{info.title}: the first {each} training images of each {info.noun}{', or all' if fewer else ''}")
     return figure

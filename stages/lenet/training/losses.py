@@ -1,4 +1,4 @@
-"""The losses that training minimises, each a function of logits, float32 [N, 10], and labels, int64 [N]."""
+"""The losses that training minimises, each a function of logits, float32 [N, classes], and labels, int64 [N]."""
 
 from collections.abc import Callable
 
