@@ -41,7 +41,7 @@ def read_folder(folder: Path, prepare: str) -> tuple[DatasetInfo, dict[str, byte
     classes = [path.name for path in class_folders(folder)]
     if len(classes) < 2:
         found = f"only the folder {classes[0]!r}" if classes else "no folder"
-        # There, only files that Git or DVC tracks are in the folder.
+        # There, a relative folder has only what Git or DVC tracks.
         where = "" if folder.is_absolute() else " (with --temp or the queue, data.folder has to be an absolute path)"
         raise InputError(f"{folder}: has {found} in it; it needs one for each class, two or more{where}")
     if len(classes) > MOST_CLASSES:
@@ -65,8 +65,7 @@ def read_folder(folder: Path, prepare: str) -> tuple[DatasetInfo, dict[str, byte
         training += [images[position] for position in sorted(order[share:])]
 
     files = {}
-    for names, part in ((FILES[:2], training), (FILES[2:], test)):
-        images_file, labels_file = names
+    for (images_file, labels_file), part in ((FILES[:2], training), (FILES[2:], test)):
         files[images_file] = to_bytes(np.stack([image for image, _ in part]))
         files[labels_file] = to_bytes(np.array([label for _, label in part], np.uint8))
     pixels = np.stack([image for image, _ in training]) / 255
