@@ -96,16 +96,16 @@ def _read(path: Path, prepare: str) -> NDArray[np.uint8]:
             with Image.open(path, formats=FORMATS) as image:
                 shades = grey(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _refused(path, f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+        raise InputError(
+            f"{path}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller or remove it"
+        ) from None
     except Image.UnidentifiedImageError:
-        raise _refused(path, "is not a PNG or JPEG image") from None
+        raise InputError(f"{path}: is not a PNG or JPEG image; convert or remove it") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's, for damaged files.
-        raise _refused(path, f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise InputError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); mend or remove it"
+        ) from None
     pixels = as_mnist(shades) if prepare == "mnist" else resized(shades)
     if pixels is None:
-        raise _refused(path, "is blank: nothing differs from its border")
+        raise InputError(f"{path}: is blank: nothing differs from its border; remove it")
     return pixels
-
-
-def _refused(path: Path, why: str) -> InputError:
-    return InputError(f"{path}: {why}; convert or remove it")

@@ -101,9 +101,10 @@ def confusion_matrix(predictions: pandas.DataFrame, info: DatasetInfo, title: st
     figure = Figure(figsize=(side, side - 0.8), layout="constrained")
     axes = figure.subplots()
     # Logarithmic, because the mistakes, which matter most, are a hundredth of the diagonal. Zero stays white.
-    axes.imshow(np.where(counts, counts, np.nan), cmap="Blues", norm=LogNorm(0.5, 2 * counts.max()))
+    shade = LogNorm(0.5, 2 * counts.max())
+    axes.imshow(np.where(counts, counts, np.nan), cmap="Blues", norm=shade)
     for row, column in zip(*counts.nonzero(), strict=True):
-        colour = "white" if counts[row, column] > 0.1 * counts.max() else "black"
+        colour = "white" if shade(counts[row, column]) > 0.6 else "black"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, size=_size(size))
     _name_classes(axes, info)
     axes.set_yticks(range(size), _shortened(info), size=_size(size))
@@ -190,7 +191,7 @@ def mistakes(
         return figure
     names = _shortened(info)
     labels = [
-        textwrap.fill(f"{names[actual]} taken for {names[predicted]}", 18) + f"\n{probability:.1%}"
+        textwrap.fill(f"{names[actual]} taken for {names[predicted]}", 16) + f"\n{probability:.1%}"
         for _, actual, predicted, probability in shown.itertuples()
     ]
     lines = max(label.count("\n") for label in labels) + 1
