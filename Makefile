@@ -28,7 +28,7 @@ demo: .venv/ready ## Run what is committed on a small data set that needs no net
 repro: .venv/ready ## Run the stages that are not up to date
 	$(VENV)/dvc repro
 
-test: .venv/ready ## Run the tests, 3 minutes on two cores
+test: .venv/ready ## Run the tests, less than 4 minutes on two cores
 	$(VENV)/pytest
 
 test-all: .venv/ready ## Run all tests, 10 minutes: also the slow ones, which kill, fuzz and train on MNIST
