@@ -52,27 +52,23 @@ def spread(row: dict[str, Any], name: str, form: str = "{:.2f}", unit: str = "")
     return f"{median}{unit}" + (f" ({least} to {most})" if least != most else "")
 
 
-def zoo() -> list[str]:
-    rows = ["| preset | parameters | epochs | test accuracy, mean ± deviation | minimum to maximum | claim |"]
-    rows += ["|---|---|---|---|---|---|"]
-    for preset, row in table("metrics/zoo.csv").items():
-        claim = "" if pandas.isna(row["claimed"]) else f"{row['claimed']:.2%}"
+def zoo(name: str = "metrics/zoo.csv") -> list[str]:
+    rows = table(name)
+    columns = ["preset", "parameters", "epochs", "test accuracy, mean ± deviation", "minimum to maximum"]
+    has_claims = any(row["claimed"] > 0 for row in rows.values())
+    lines = [columns + ["claim"] * has_claims]
+    for preset, row in rows.items():
         mean = f"{row['accuracy_mean']:.2%} ± {100 * row['accuracy_std']:.2f}"
         ends = f"{row['accuracy_min']:.2%} to {row['accuracy_max']:.2%}"
-        rows.append(f"| `{preset}` | {row['parameters']:,} | {row['epochs']} | {mean} | {ends} | {claim} |")
-    return rows
+        claim = f"{row['claimed']:.2%}" if row["claimed"] > 0 else ""
+        cells = [f"`{preset}`", f"{row['parameters']:,}", str(row["epochs"]), mean, ends]
+        lines.append(cells + [claim] * has_claims)
+    header, *body = [f"| {' | '.join(cells)} |" for cells in lines]
+    return [header, f"|{len(lines[0]) * '---|'}", *body]
 
 
 def fashion() -> list[str]:
-    rows = [
-        "| preset | parameters | epochs | test accuracy, mean ± deviation | minimum to maximum |",
-        "|---|---|---|---|---|",
-    ]
-    for preset, row in table("metrics/zoo-fashion_mnist.csv").items():
-        mean = f"{row['accuracy_mean']:.2%} ± {100 * row['accuracy_std']:.2f}"
-        ends = f"{row['accuracy_min']:.2%} to {row['accuracy_max']:.2%}"
-        rows.append(f"| `{preset}` | {row['parameters']:,} | {row['epochs']} | {mean} | {ends} |")
-    return rows
+    return zoo("metrics/zoo-fashion_mnist.csv")
 
 
 def published() -> list[str]:

@@ -30,7 +30,7 @@ from conftest import (
 from numpy.typing import NDArray
 
 from lenet.data import mirrors
-from lenet.data.catalog import CATALOG, Resource
+from lenet.data.catalog import Resource
 from lenet.data.idx import read_labelled_images
 from lenet.data.info import DIGITS, read_info
 
@@ -309,26 +309,6 @@ def test_an_interrupted_download_keeps_complete_files(
     monkeypatch.setenv("MNIST_MIRROR", server.url("good"))
     assert run_stage(stand_ins, "download").status == 0
     assert server.requested == [f"/good/{name}" for name in NAMES[2:]]
-
-
-def test_mirrors_and_names_are_torchvisions() -> None:
-    from torchvision.datasets.mnist import MNIST as REFERENCE
-
-    source = CATALOG["mnist"].source
-    assert source
-    assert list(source.mirrors) == REFERENCE.mirrors
-    assert source.mirrors[0].startswith("https:")
-    assert [resource.name for resource in source.files] == [name for name, _ in REFERENCE.resources]
-
-
-@needs_mnist
-def test_pinned_checksums_are_of_the_published_files() -> None:
-    from torchvision.datasets.mnist import MNIST as REFERENCE
-
-    for resource, (name, md5) in zip(FILES, REFERENCE.resources, strict=True):
-        content = (MNIST / name).read_bytes()
-        assert hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
-        assert mirrors.is_published(MNIST / name, resource)
 
 
 @needs_mnist
