@@ -24,7 +24,7 @@ def plot(
 
         from lenet.data.idx import read_labelled_images
         from lenet.data.info import read_info
-        from lenet.errors import InputError
+        from lenet.errors import InputError, printable
         from lenet.files import read_csv, write_bytes
         from lenet.results import figures
 
@@ -55,10 +55,11 @@ def plot(
             "mistakes": figures.mistakes(test_images, predictions, options.mistakes, info, title),
         }
         with warnings.catch_warnings(record=True) as caught:
-            warnings.filterwarnings("always", message=".*missing from font")
             pictures = {name: figures.to_png(figure) for name, figure in drawn.items()}
-        if any("missing from font" in str(warning.message) for warning in caught):
-            print(f"warning: {plots}: the pictures' font lacks characters of the classes' names", file=sys.stderr)
+        lacking = "the pictures' font lacks characters of the classes' names"
+        texts = (printable(str(warning.message)) for warning in caught)
+        for text in dict.fromkeys(lacking if "missing from font" in text else text for text in texts):
+            print(f"warning: {plots}: {text}", file=sys.stderr)
         for name, picture in pictures.items():
             write_bytes(plots / f"{name}.png", picture)
         print(f"{plots}: {', '.join(f'{name}.png' for name in pictures)}")

@@ -392,6 +392,7 @@ def test_your_own_photographs(digits_project: Path, tmp_path: Path, monkeypatch:
     assert "download" not in sh("dvc", "status", cwd=digits_project)
     assert experiment.is_of(experiment.values)
     made_from = zoo.fingerprint(experiment.values)
+    assert list(experiment.values["data"]) == ["dataset", "folder", "prepare"]
     draw(0, np.random.RandomState(1)).save(folder / "accuracy/new.png")
     assert "download" in sh("dvc", "status", cwd=digits_project)
     assert not experiment.is_of(experiment.values)

@@ -59,10 +59,13 @@ def as_text(row: dict[str, Any]) -> str:
     if "licence" in row:
         about[0] += f", {row['training_images']:,} training and {row['test_images']:,} test images"
         about.append(f"classes: {', '.join(names)}")
-        missing = f"no; {row.get('megabytes')} MB to download, or set {row.get('own_mirror')}"
     else:
         about.append(f"classes: {', '.join(names) or 'none'} (the folders in data.folder)")
-        missing = "no; docs/data.md says how to make it"
-    about.append(f"here: {', '.join(row['here']) or missing}")
+    if row["here"]:
+        about.append(f"here: {', '.join(row['here'])}")
+    elif "megabytes" in row:
+        about.append(f"here: no; {row['megabytes']} MB to download, or set {row['own_mirror']}")
+    else:
+        about.append("here: no; docs/data.md says how to make it")
     about += [f"{key}: {row[key]}" for key in ("licence", "citation") if key in row]
     return "\n  ".join(about)

@@ -38,9 +38,6 @@ from lenet.experiments.presets import (
 from lenet.params import parse_yaml
 from lenet.results.figures import BLUE, ORANGE
 
-STAGES = ("download", "preprocess", "train", "evaluate")
-"""Those that lead to the test accuracy."""
-
 
 class Entry(NamedTuple):
     """A row of metrics/zoo.csv: test accuracies over the seeds, in [0, 1], with their sample standard deviation.
@@ -155,13 +152,13 @@ def fingerprint(values: Values) -> str:
     """
     parameters = {section: values[section] for section in ("data", "preprocess", "model", "evaluate")}
     parameters["train"] = {key: value for key, value in values["train"].items() if key != "seed"}
-    entry = find(values["data"]["dataset"])
+    entry, counted = find(values["data"]["dataset"]), ["download", "preprocess", "train", "evaluate"]
     if not entry:
-        parameters["data"] |= {"images": dvc.md5(Path(values["data"]["folder"]))}
+        parameters["data"] = values["data"] | {"images": dvc.md5(Path(values["data"]["folder"]))}
     elif entry.source:
         parameters["data"] = {"info": entry.info, "files": [file.sha256 for file in entry.source.files]}
+        counted.remove("download")
     graph: Any = parse_yaml(Path("dvc.yaml").read_bytes(), "dvc.yaml")
-    counted = ("preprocess", "train", "evaluate") if "files" in parameters["data"] else STAGES
     sources = sorted({path for name in counted for path in graph["stages"][name]["deps"] if path.endswith(".py")})
     facts = [parameters, *([path, _code(ast.parse(Path(path).read_bytes()))] for path in sources)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:12]
