@@ -16,14 +16,17 @@ def evaluate(
     per_class: Annotated[Path, Option(help="Where each class's accuracy goes.")] = Path("metrics/per_class.json"),
     report: Annotated[Path, Option(help="Where the table of each class goes.")] = Path("plots/per_class.csv"),
     predictions: Annotated[Path, Option(help="Where each image's prediction goes.")] = Path("plots/predictions.csv"),
+    features: Annotated[Path, Option(help="Where what the network sees goes.")] = Path("data/features.npz"),
     debug: Debug = False,
 ) -> None:
     """Measure the trained model on the test set, which plays no part in training.
 
-    Overall: accuracy, error rate and loss. For each class: precision, recall (the class's accuracy), F1 and support.
-    For each test image, in the order of the file: the actual and the predicted class, and the probability of
-    the prediction. It runs on the CPU in one thread, whatever the model was trained on, so that two models are compared
-    with the same arithmetic, that of train.arithmetic.
+    Overall: accuracy, error rate, loss and calibration error. For each class: precision, recall (the class's accuracy),
+    F1 and support. For each test image, in the order of the file: the actual and the predicted class, and the
+    probability of the prediction. For the pictures: the first layer's kernels, the outputs of all layers for the first
+    test image, and the last hidden layer's outputs for all of them, in two dimensions. It runs on the CPU in one
+    thread, whatever the model was trained on, so that two models are compared with the same arithmetic, that of
+    train.arithmetic.
     """
     with one_line_errors(debug):
         from lenet.params import load_params
@@ -40,6 +43,8 @@ def evaluate(
         from lenet.network.backend import predict
         from lenet.network.saved import load_model
         from lenet.results import evaluation
+        from lenet.results.features import write_features
+        from lenet.results.observation import observe
 
         torch.set_num_threads(1)  # The number of threads changes the rounding.
         network, classes = load_model(model)
@@ -52,10 +57,12 @@ def evaluate(
                 f"{model}: its logits are NaN or infinite; train it again, perhaps with a smaller train.learning_rate"
             )
         result = evaluation.evaluate(logits, test.labels, classes)
+        seen = observe(network, test.images, settings.evaluate.batch_size)
         write_json(metrics, result.overall)
         write_json(per_class, {row.name: row.recall for row in result.per_class})
         write_csv(report, ["class", *evaluation.ClassReport._fields[1:]], result.per_class)
         write_csv(predictions, evaluation.Prediction._fields, result.predictions)
+        write_features(features, seen)
         print(f"{result.overall['accuracy']:.2%} of {len(test.labels)} test images are classified correctly")
 
 

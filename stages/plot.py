@@ -11,12 +11,18 @@ from lenet.cli import Debug, Option, ParamsFile, one_line_errors, run
 def plot(
     params: ParamsFile = Path("params.yaml"),
     raw: Annotated[Path, Option(help="Folder that the stage download has filled.")] = Path("data/raw"),
+    features: Annotated[Path, Option(help="What the network sees.")] = Path("data/features.npz"),
     plots: Annotated[Path, Option(help="Folder with training.csv and predictions.csv, and for the pictures.")] = Path(
         "plots"
     ),
     debug: Debug = False,
 ) -> None:
-    """Draw samples of the data, training curves, the confusion matrix, each class's accuracy and confident mistakes."""
+    """Draw the data, the training, the result and what the network sees.
+
+    That is: samples of the data; training curves; the confusion matrix, each class's accuracy, confident mistakes and
+    a reliability diagram; the first layer's kernels, the outputs of all layers for the first test image, and the last
+    hidden layer's outputs for all test images.
+    """
     with one_line_errors(debug):
         from lenet.params import load_params
 
@@ -26,7 +32,8 @@ def plot(
         from lenet.data.info import read_info
         from lenet.errors import InputError, printable
         from lenet.files import read_csv, write_bytes
-        from lenet.results import figures
+        from lenet.results import figures, network_figures
+        from lenet.results.features import read_features
 
         columns = ["train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate"]
         history = read_csv(plots / "training.csv", {"epoch": "int64"} | dict.fromkeys(columns, "float64"))
@@ -44,6 +51,7 @@ def plot(
             raise InputError(
                 f"{plots / 'predictions.csv'}: does not belong to the test images in {raw}; run `dvc repro evaluate`"
             )
+        seen = read_features(features, len(predictions))
 
         accuracy = (predictions["actual"] == predictions["predicted"]).mean()
         title = f"{info.title}: {accuracy:.2%} of {len(predictions):,} test images correct"
@@ -53,6 +61,10 @@ def plot(
             "confusion_matrix": figures.confusion_matrix(predictions, info, title),
             "per_class_accuracy": figures.per_class_accuracy(predictions, info, title),
             "mistakes": figures.mistakes(test_images, predictions, options.mistakes, info, title),
+            "reliability": figures.reliability_diagram(predictions, info, title),
+            "kernels": network_figures.kernels(seen, info),
+            "feature_maps": network_figures.feature_maps(seen, info, *predictions.iloc[0, :2]),
+            "embedding": network_figures.embedding(seen, predictions, info, title),
         }
         with warnings.catch_warnings(record=True) as caught:
             pictures = {name: figures.to_png(figure) for name, figure in drawn.items()}

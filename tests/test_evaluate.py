@@ -15,6 +15,7 @@ from test_train import BAD_DATA, Hostile
 from lenet.data.info import DIGITS
 from lenet.data.tensors import load_dataset
 from lenet.files import write_csv
+from lenet.results.calibration import reliability
 from lenet.results.evaluation import ClassReport, evaluate
 
 
@@ -32,7 +33,9 @@ def test_figures_of_the_run_on_digits(digits_run: Path) -> None:
     assert overall["accuracy"] == pytest.approx(right.mean(), abs=1e-6)
     assert overall["error_rate"] == pytest.approx(1 - right.mean(), abs=1e-6)
     assert overall["accuracy"] > 0.8
-    assert set(overall) == {"accuracy", "error_rate", "loss"}
+    assert set(overall) == {"accuracy", "error_rate", "loss", "calibration_error"}
+    bins = reliability(predictions["probability"].to_numpy(), right.to_numpy())
+    assert overall["calibration_error"] == pytest.approx(bins.calibration_error, abs=1e-5)
 
     report = classification_report(predictions["actual"], predictions["predicted"], output_dict=True)
     assert list(per_class) == [str(digit) for digit in range(10)]
@@ -52,12 +55,34 @@ def test_figures_computed_by_hand() -> None:
     logits[2:, 5] = 0
     result = evaluate(logits, torch.tensor([3, 3, 5, 5]), DIGITS)
     loss = -(np.log(3 / 4) + np.log(1 / 5)) / 4
-    assert result.overall == {"accuracy": 0.75, "error_rate": 0.25, "loss": round(loss, 6)}
+    # In bins of their own: one right with confidence 0.75, one wrong with 0.8; two right with confidence 1.
+    wanted = {"accuracy": 0.75, "error_rate": 0.25, "loss": round(loss, 6), "calibration_error": (0.25 + 0.8) / 4}
+    assert result.overall == wanted
     assert result.per_class[3] == ClassReport("3", precision=1, recall=0.5, f1=0.666667, support=2)
     assert result.per_class[5] == ClassReport("5", precision=0.666667, recall=1, f1=0.8, support=2)
     assert result.per_class[0] == ClassReport("0", precision=0, recall=0, f1=0, support=0)
     assert [prediction.probability for prediction in result.predictions] == pytest.approx([0.75, 0.8, 1, 1])
     assert [prediction[:2] for prediction in result.predictions] == [("3", "3"), ("3", "5"), ("5", "5"), ("5", "5")]
+
+
+def test_calibration_error_of_published_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of TorchMetrics' documentation, MulticlassCalibrationError with 3 bins: 0.2000 in the L1 norm."""
+    monkeypatch.setattr("lenet.results.calibration.BINS", 3)
+    shares = np.array([[0.25, 0.20, 0.55], [0.55, 0.05, 0.40], [0.10, 0.30, 0.60], [0.90, 0.05, 0.05]])
+    bins = reliability(shares.max(axis=1), shares.argmax(axis=1) == [0, 1, 2, 0])
+    assert bins.calibration_error == pytest.approx(0.2)
+    assert bins.counts.tolist() == [0, 3, 1]
+
+
+def test_bins_of_confidence() -> None:
+    bins = reliability(np.array([0.0, 1 / 15, 0.0667, 0.5, 1.0, 1.0]), np.array([1, 0, 1, 1, 1, 0], bool))
+    assert bins.counts.nonzero()[0].tolist() == [0, 1, 7, 14], "a bin ends with its upper edge"
+    assert bins.counts[[0, 1, 7, 14]].tolist() == [2, 1, 1, 2]
+    assert bins.accuracy[[0, 14]].tolist() == [0.5, 0.5]
+    assert bins.confidence[0] == pytest.approx(1 / 30)
+    assert np.isnan(bins.accuracy[2])
+    perfect = reliability(np.ones(5), np.ones(5, bool))
+    assert perfect.calibration_error == 0
 
 
 @pytest.mark.parametrize("size", [1, 7, 100000])

@@ -39,7 +39,7 @@ def test_an_experiment_and_its_comparison(digits_project: Path) -> None:
 
     sh("dvc", "plots", "diff", cwd=digits_project)
     page = (digits_project / "dvc_plots/index.html").read_text()
-    for title in ("Loss", "Accuracy", "Confusion matrix", "F1 score of each class", "mistakes.png", "samples.png"):
+    for title in ("Loss", "Error", "Confusion matrix", "F1 score of each class", "mistakes.png", "embedding.png"):
         assert title in page
 
     # The experiment is listed by name with its parameter and its metrics.
@@ -95,7 +95,7 @@ def test_the_committed_lock_is_up_to_date(tmp_path: Path) -> None:
     """In a fresh clone DVC misses only the outputs that are not in Git."""
     project = clone(tmp_path)
     status = json.loads(sh("dvc", "status", "--json", cwd=project))
-    made = {"data/raw", "data/processed", "models/lenet.pt"}
+    made = {"data/raw", "data/processed", "models/lenet.pt", "data/features.npz"}
     made |= {f"data/processed/{name}.pt" for name in ("training", "validation", "test")}
     made |= {f"data/raw/{name}" for name in ("dataset.json", *(resource.name for resource in FILES))}
     for stage, changes in status.items():

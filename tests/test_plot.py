@@ -11,6 +11,7 @@ import pandas
 import pytest
 from conftest import INFO, ROOT, Outcome, assert_refused, set_params, tree
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -18,7 +19,8 @@ from lenet.data.catalog import CATALOG
 from lenet.data.info import DatasetInfo
 from lenet.results import figures
 
-PICTURES = ["samples", "training_curves", "confusion_matrix", "per_class_accuracy", "mistakes"]
+PICTURES = ["samples", "training_curves", "confusion_matrix", "per_class_accuracy", "mistakes", "reliability"]
+PICTURES += ["kernels", "feature_maps", "embedding"]
 
 
 Run = Callable[..., Outcome]
@@ -33,7 +35,7 @@ def test_picture_of_the_run_on_digits(digits_run: Path, name: str) -> None:
     path = digits_run / f"plots/{name}.png"
     with Image.open(path) as picture:
         assert picture.width >= 400
-        assert picture.height >= 150
+        assert picture.height >= 120
         assert not picture.info.keys() & {"Software", "Creation Time"}, "nothing that changes with version or time"
         grey = np.asarray(picture.convert("L"))
     assert grey.min() < 60, "ink"
@@ -184,6 +186,41 @@ def test_mistakes_are_the_most_confident_ones() -> None:
         assert (rows.min(), columns.min(), columns.max() + 1) == (y + 1, x - 14, x + 14)
     assert "the 2 most confident of 3 mistakes" in figure.get_suptitle()
     assert "no mistake" in figures.mistakes(images, predictions[1:2], 2, INFO, "t").get_suptitle()
+
+
+def test_reliability_diagram_shows_every_bin() -> None:
+    rows = table([1] * 40 + [2] * 60, [1] * 30 + [3] * 10 + [2] * 60, [0.7] * 40 + [1.0] * 60)
+    figure = figures.reliability_diagram(rows, INFO, "t")
+    upper, lower = figure.axes
+    assert upper.get_title() == "t\nexpected calibration error 2.00% (15 bins)"
+    points = np.asarray(upper.lines[1].get_data(), float)
+    assert points.tolist() == [pytest.approx([0.7, 1.0]), pytest.approx([0.75, 1.0])]
+    heights = [bar.get_height() for bar in lower.patches if isinstance(bar, Rectangle)]
+    assert [height for height in heights if height] == [40, 60]
+    assert [text.get_text() for text in lower.get_yticklabels()][1:3] == ["1", "10"]
+
+
+@pytest.mark.parametrize(("kinds", "titles"), [("both", 2), ("one", 1), ("none", 0)])
+def test_flips_are_shown_by_who_is_right(kinds: str, titles: int) -> None:
+    actual = pandas.Series(["1", "2", "3", "4"])
+    predicted = {
+        "both": {"a": ["1", "2", "8", "4"], "b": ["7", "2", "3", "5"]},
+        "one": {"a": ["1", "2", "3", "4"], "b": ["7", "2", "3", "5"]},
+        "none": {"a": ["1", "2", "3", "4"], "b": ["1", "2", "3", "4"]},
+    }[kinds]
+    probability = pandas.DataFrame({"a": [0.9, 0.9, 0.6, 0.9], "b": [0.5, 0.9, 0.9, 0.8]})
+    images = np.arange(1, 5, dtype=np.uint8).repeat(28 * 28).reshape(4, 28, 28)
+    figure = figures.flips(images, actual, pandas.DataFrame(predicted), probability)
+    assert figures.to_png(figure).startswith(b"\x89PNG")
+    assert len(figure.axes) == titles
+    if titles:
+        assert figure.axes[-1].get_title() == "2 images that only a classifies correctly\nb's mistakes"
+        # The most confident mistake first: image 4, then image 1.
+        assert [text.get_text() for text in figure.axes[-1].texts] == ["4 taken for 5", "1 taken for 7"]
+        sheet = np.asarray(figure.axes[-1].images[0].get_array())
+        assert {*sheet[:, : sheet.shape[1] // 2].flat} == {0, 4}
+    else:
+        assert "No image" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize("values", [(1, 1), (100, 100)])

@@ -166,7 +166,7 @@ def test_verify_records_the_environment(
     monkeypatch.setattr("lenet.experiments.verify.rerun", lambda _: None)
     outcome = run_lenet(digits_project, "verify", "--record")
     assert outcome.status == 0
-    assert outcome.output.splitlines()[0] == "equal: all 14 outputs have the bytes of dvc.lock"
+    assert outcome.output.splitlines()[0] == "equal: all 19 outputs have the bytes of dvc.lock"
     assert sh("git", "status", "--porcelain", cwd=digits_project) == f" M {RECORD}\n"
     record = json.loads((digits_project / RECORD).read_bytes())
     assert record == {"environment": environment(torch.device("cpu"), "portable"), "outputs": outputs(digits_project)}
@@ -177,7 +177,7 @@ def test_verify(digits_project: Path) -> None:
     before = tree(digits_project)
     text = sh("lenet", "verify", cwd=digits_project)
     assert text.count("Running stage") == 5
-    assert text.startswith("equal: all 14 outputs have the bytes of dvc.lock\n"), "progress goes to standard error"
+    assert text.startswith("equal: all 19 outputs have the bytes of dvc.lock\n"), "progress goes to standard error"
     assert "DIFFERS" not in text
     assert tree(digits_project) == before
     assert sh("git", "status", "--porcelain", cwd=digits_project) == ""
@@ -209,7 +209,7 @@ def test_verify_where_an_output_differs(digits_project: Path) -> None:
     assert accuracy.endswith("BEYOND")
     assert (
         lines[0]
-        == "different: 1 of 14 outputs differ from those of dvc.lock, which was not made from the committed sources"
+        == "different: 1 of 19 outputs differ from those of dvc.lock, which was not made from the committed sources"
     )
 
 

@@ -78,12 +78,26 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
 
 
 def read_csv(path: Path, columns: dict[str, str]) -> "pandas.DataFrame":
-    """Read a table with exactly these columns, name -> dtype. An empty field in a float column is NaN.
+    """Read a table as `parse_csv` does; its errors name the file.
 
     Raises
     ------
     InputError
-        The file is not CSV, has other columns, has no rows, or a field is not of the column's type.
+        The file is not such a table.
+    """
+    try:
+        return parse_csv(path.read_bytes(), columns)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; `dvc repro` writes it again") from None
+
+
+def parse_csv(text: bytes, columns: dict[str, str]) -> "pandas.DataFrame":
+    """Parse a table with exactly these columns, name -> dtype. An empty field in a float column is NaN.
+
+    Raises
+    ------
+    InputError
+        The text is not CSV, has other columns, has no rows, or a field is not of the column's type.
     """
     import pandas
 
@@ -92,16 +106,16 @@ def read_csv(path: Path, columns: dict[str, str]) -> "pandas.DataFrame":
             warnings.simplefilter("ignore")  # What numpy warns of becomes an error below.
             # Of the texts that pandas takes for a missing number, any may be a class's name.
             table = pandas.read_csv(
-                path,
+                io.BytesIO(text),
                 dtype=columns,
                 keep_default_na=False,
                 na_values={name: [""] for name, dtype in columns.items() if dtype.startswith("float")},
             )
     except (ValueError, OverflowError) as error:  # pandas' own parser errors and bad UTF-8 are ValueErrors too.
-        raise InputError(f"{path}: not a valid table: {error}; `dvc repro` writes it again") from None
+        raise InputError(f"not a valid table: {error}") from None
     # If a row has more fields than the header, pandas takes the first ones for an index.
     if list(table.columns) != list(columns) or not isinstance(table.index, pandas.RangeIndex):
-        raise InputError(f"{path}: its columns must be {','.join(columns)}; `dvc repro` writes it again")
+        raise InputError(f"its columns must be {','.join(columns)}")
     if table.empty:
-        raise InputError(f"{path}: has no rows; `dvc repro` writes it again")
+        raise InputError("has no rows")
     return table

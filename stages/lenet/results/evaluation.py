@@ -6,6 +6,8 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from lenet.results.calibration import reliability
+
 
 class Prediction(NamedTuple):
     """The actual and the predicted class of an image, by name, and the softmax probability of the prediction."""
@@ -35,7 +37,8 @@ class Evaluation(NamedTuple):
     Attributes
     ----------
     overall : dict
-        `accuracy` and `error_rate`, in [0, 1], and `loss`, the mean cross-entropy in nats.
+        `accuracy` and `error_rate`, in [0, 1], `loss`, the mean cross-entropy in nats, and `calibration_error`, the
+        expected calibration error, in [0, 1].
     per_class : list of ClassReport
         One for each class, in the order of their labels.
     predictions : list of Prediction
@@ -54,10 +57,12 @@ def evaluate(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Evaluati
     probabilities, predicted = logits.softmax(dim=1).max(dim=1)
     correct = int((predicted == labels).sum())
     count = len(labels)
+    calibration = reliability(probabilities.numpy(), (predicted == labels).numpy())
     overall = {
         "accuracy": round(correct / count, 6),
         "error_rate": round((count - correct) / count, 6),
         "loss": round(cross_entropy(logits, labels).item(), 6),
+        "calibration_error": round(calibration.calibration_error, 6),
     }
     # Images by actual class (row) and predicted class (column).
     size = len(classes)

@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from lenet.data.info import DatasetInfo
+from lenet.results.calibration import reliability
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
 
@@ -107,7 +108,7 @@ def confusion_matrix(predictions: pandas.DataFrame, info: DatasetInfo, title: st
         colour = "white" if shade(counts[row, column]) > 0.6 else "black"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, size=_size(size))
     _name_classes(axes, info)
-    axes.set_yticks(range(size), _shortened(info), size=_size(size))
+    axes.set_yticks(range(size), class_names(info), size=_size(size))
     axes.set_xlabel(f"Predicted {info.noun}")
     axes.set_ylabel(f"Actual {info.noun}")
     axes.set_title(f"{title}\nimages by actual and predicted {info.noun} (shade: logarithmic)")
@@ -117,13 +118,13 @@ def confusion_matrix(predictions: pandas.DataFrame, info: DatasetInfo, title: st
 def _name_classes(axes: Axes, info: DatasetInfo) -> None:
     """Put the names of the classes along the x axis: slanted, if they would not fit beside each other."""
     size = len(info.classes)
-    axes.set_xticks(range(size), _shortened(info), size=_size(size))
+    axes.set_xticks(range(size), class_names(info), size=_size(size))
     if max(map(len, info.classes)) > 2:
         for text in axes.get_xticklabels():
             text.set(rotation=45, ha="right", rotation_mode="anchor")
 
 
-def _shortened(info: DatasetInfo) -> list[str]:
+def class_names(info: DatasetInfo) -> list[str]:
     """The names of the classes, none so long that it leaves no room for the picture."""
     return [name if len(name) <= 24 else f"{name[:23]}…" for name in info.classes]
 
@@ -176,6 +177,38 @@ def wilson_interval(share: NDArray[Any], count: NDArray[Any]) -> tuple[NDArray[A
     return middle - half, middle + half
 
 
+def reliability_diagram(predictions: pandas.DataFrame, info: DatasetInfo, title: str) -> Figure:
+    """The accuracy of predictions by their confidence, and how many there are; rows as for `confusion_matrix`."""
+    correct = (predictions["actual"] == predictions["predicted"]).to_numpy()
+    bins = reliability(predictions["probability"].to_numpy(), correct)
+    some = bins.counts > 0
+    figure = Figure(figsize=(6.5, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], color="grey", linestyle="--", label="accuracy = confidence")
+    low, high = wilson_interval(bins.accuracy[some], bins.counts[some])
+    spread = [np.maximum(bins.accuracy[some] - low, 0), np.maximum(high - bins.accuracy[some], 0)]
+    label = "predictions by confidence, 95% interval (Wilson)"
+    upper.errorbar(
+        bins.confidence[some], bins.accuracy[some], spread, fmt="o", color=BLUE, ecolor="grey", capsize=3, label=label
+    )
+    upper.set_ylabel("Accuracy (%)")
+    edges = np.linspace(0, 1, len(bins.counts) + 1)
+    lower.bar(edges[:-1], bins.counts, width=np.diff(edges), align="edge", color=BLUE, edgecolor="white")
+    lower.set_yscale("log")
+    lower.set_ylim(0.5, 2 * bins.counts.max())
+    lower.yaxis.set_major_formatter("{x:,.0f}")
+    lower.set_ylabel("Test images")
+    lower.set_xlabel(f"Confidence: the probability of the predicted {info.noun} (%)")
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+    upper.set_xlim(-0.02, 1.02)
+    for axis in (upper.yaxis, lower.xaxis):
+        axis.set_major_formatter(PercentFormatter(1, symbol=None))
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    upper.set_title(f"{title}\nexpected calibration error {bins.calibration_error:.2%} (15 bins)", size=11)
+    return figure
+
+
 def mistakes(
     images: NDArray[np.uint8], predictions: pandas.DataFrame, most: int, info: DatasetInfo, title: str
 ) -> Figure:
@@ -189,32 +222,80 @@ def mistakes(
         figure = Figure(figsize=(6, 1.5), layout="constrained")
         figure.suptitle(f"{title}\nno mistake to show")
         return figure
-    names = _shortened(info)
+    names = class_names(info)
     labels = [
         textwrap.fill(f"{names[actual]} taken for {names[predicted]}", 16) + f"\n{probability:.1%}"
         for _, actual, predicted, probability in shown.itertuples()
     ]
-    lines = max(label.count("\n") for label in labels) + 1
-    columns = min(8, len(shown))
-    rows = math.ceil(len(shown) / columns)
-    # One sheet with text on it: axes and a title for each image would take three times as long to draw.
-    side = images.shape[1]
-    height, width = round((1 + 0.3 * lines) * side), round(1.3 * side)
-    sheet = np.zeros((rows * height, columns * width), np.uint8)
-    figure = Figure(figsize=(max(7, 1.25 * columns), 0.9375 * (1 + 0.3 * lines) * rows + 0.7), layout="constrained")
-    axes = figure.subplots()
-    axes.set_axis_off()
-    for place, (position, label) in enumerate(zip(shown.index, labels, strict=True)):
-        top, left = place // columns * height + height - side, place % columns * width + (width - side) // 2
-        sheet[top : top + side, left : left + side] = images[position]
-        axes.text(left + side / 2, top - 1, label, ha="center", va="bottom", size=9)
-    axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=255)
+    figure = Figure(figsize=(7, 1), layout="constrained")
+    _sheet(figure, [figure.subplots()], [(images[shown.index], labels)])
     how_many = "all" if len(shown) == len(wrong) else f"the {len(shown)} most confident of"
     figure.suptitle(
         f"{title}\n{how_many} {len(wrong)} mistakes: actual {info.noun}, predicted {info.noun}, "
         "the prediction's probability"
     )
     return figure
+
+
+def flips(
+    images: NDArray[np.uint8], actual: pandas.Series, predicted: pandas.DataFrame, probability: pandas.DataFrame
+) -> Figure:
+    """The test images that only one of two networks classifies correctly, at most 32 of each kind.
+
+    `predicted` and `probability` have a column for each network, under its name; rows are as in predictions.csv. The
+    most confident mistakes come first.
+    """
+    panels, titles = [], []
+    first, second = predicted.columns
+    for right, wrong in ((second, first), (first, second)):
+        flipped = (predicted[right] == actual) & (predicted[wrong] != actual)
+        shown = probability[wrong][flipped].sort_values(ascending=False, kind="stable").head(32).index
+        if len(shown):
+            labels = [textwrap.fill(f"{actual[at]} taken for {predicted[wrong][at]}", 16) for at in shown]
+            panels.append((images[shown], labels))
+            which = "" if len(shown) == flipped.sum() else f", the {len(shown)} most confident ones"
+            titles.append(f"{flipped.sum():,} images that only {right} classifies correctly\n{wrong}'s mistakes{which}")
+    figure = Figure(figsize=(7, 1), layout="constrained")
+    if not panels:
+        figure.suptitle("No image is classified correctly by one network only")
+        return figure
+    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=_heights(panels))[:, 0]
+    for each, title in zip(axes, titles, strict=True):
+        each.set_title(title)
+    _sheet(figure, list(axes), panels)
+    return figure
+
+
+Labelled = tuple[NDArray[np.uint8], list[str]]
+
+
+def _heights(panels: list[Labelled]) -> list[float]:
+    """The heights, in images, of sheets of eight images in a row, each with a label above it."""
+    return [
+        (1 + 0.3 * (max(label.count("\n") for label in labels) + 1)) * math.ceil(len(labels) / 8)
+        for _, labels in panels
+    ]
+
+
+def _sheet(figure: Figure, axes: list[Axes], panels: list[Labelled]) -> None:
+    """Draw images (N, side, side) and a label above each, eight in a row, on the axes, and fit the figure's size.
+
+    One picture with text on it: axes and a title for each image would take three times as long to draw.
+    """
+    heights = _heights(panels)
+    most = max(min(8, len(labels)) for _, labels in panels)
+    figure.set_size_inches(max(7, 1.25 * most), 0.9375 * sum(heights) + 0.7 * len(panels))
+    for each, (images, labels), inches in zip(axes, panels, heights, strict=True):
+        columns, side = min(8, len(labels)), images.shape[1]
+        rows = math.ceil(len(labels) / columns)
+        height, width = round(inches / rows * side), round(1.3 * side)
+        sheet = np.zeros((rows * height, columns * width), np.uint8)
+        for place, (image, label) in enumerate(zip(images, labels, strict=True)):
+            top, left = place // columns * height + height - side, place % columns * width + (width - side) // 2
+            sheet[top : top + side, left : left + side] = image
+            each.text(left + side / 2, top - 1, label, ha="center", va="bottom", size=9)
+        each.imshow(sheet, cmap="gray_r", vmin=0, vmax=255)
+        each.set_axis_off()
 
 
 def samples(images: NDArray[np.uint8], labels: NDArray[np.uint8], each: int, info: DatasetInfo) -> Figure:
@@ -229,7 +310,7 @@ def samples(images: NDArray[np.uint8], labels: NDArray[np.uint8], each: int, inf
     figure = Figure(figsize=(max(4.5, inches * each + 0.5), inches * len(rows) + 0.6), layout="constrained")
     axes = figure.subplots()
     axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=255)
-    axes.set_yticks([side * label + side / 2 for label in range(len(rows))], _shortened(info))
+    axes.set_yticks([side * label + side / 2 for label in range(len(rows))], class_names(info))
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.set_ylabel(info.noun.capitalize())
