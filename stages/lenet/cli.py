@@ -130,7 +130,7 @@ def _program(
         bool, Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Describe networks and data sets, run presets and verify results. The stages are separate scripts in stages/."""
+    """Describe networks and data, run experiments, report, compare, verify. The stages are scripts in stages/."""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
