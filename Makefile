@@ -18,11 +18,12 @@ demo: .venv/ready ## Run what is committed on a small data set that needs no net
 	git clone --quiet . demo
 	cd demo && $(VENV)/dvc exp run --quiet --name demo $(DIGITS)
 	@printf '%s\n' '' 'The run is in demo/; your workspace is unchanged. Look at' \
-	  '  demo/plots/mistakes.png            what the network gets wrong; four more pictures beside it' \
+	  '  demo/plots/mistakes.png            what the network gets wrong; eight more pictures beside it' \
 	  '  demo/metrics/per_class.json        the accuracy for each digit' \
 	  'Then' \
 	  '  source .venv/bin/activate' \
 	  '  (cd demo && dvc exp show)          shows the run beside the committed one of the full MNIST' \
+	  '  (cd demo && lenet report --open)   shows all of it on one page' \
 	  '  dvc repro                          runs the full MNIST, here'
 
 repro: .venv/ready ## Run the stages that are not up to date
@@ -56,4 +57,5 @@ portability: .venv/ready ## Compare this processor's results with emulated ones'
 	.venv/bin/python -m pip install --quiet --require-hashes -r .venv/uv.txt
 	.venv/bin/uv pip sync --quiet --python .venv/bin/python requirements.txt
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+	.venv/bin/python -c 'import vl_convert; print(vl_convert.javascript_bundle(vl_version="5.21"))' > .venv/vega.js # for .dvc/plots/page.html
 	touch $@

@@ -1,4 +1,4 @@
-"""The command `lenet`: describes networks and data sets, runs presets, verifies results. The stages are scripts."""
+"""The command `lenet`: describes networks and data sets, runs and compares experiments. The stages are scripts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,8 +7,10 @@ from lenet.cli import Argument, Debug, Exit, Option, one_line_errors, run
 
 Settings = Annotated[
     list[str] | None,
-    Option("--set", "-S", metavar="SECTION.KEY=VALUE", help="Change a parameter of the preset; may be repeated."),
+    Option("--set", "-S", metavar="SECTION.KEY=VALUE", help="Change a parameter; may be repeated."),
 ]
+
+Jobs = Annotated[int | None, Option(min=1, help="Runs at once; by default one for each core.")]
 
 
 def describe(
@@ -118,10 +120,40 @@ def preset(
             dvc.run(name, differences(wanted, workspace()))
 
 
+def seeds(
+    count: Annotated[int, Argument(min=2, metavar="N", help="How many runs, with the seeds 0 to N - 1.")],
+    settings: Settings = None,
+    name: Annotated[
+        str | None,
+        Option(help="The runs become the experiments NAME-seed0, ...; by default it says what --set changes."),
+    ] = None,
+    jobs: Jobs = None,
+    debug: Debug = False,
+) -> None:
+    """Run the experiment of params.yaml, with what --set changes, with several seeds.
+
+    Each run is a DVC experiment, NAME-seedN, that trains in one thread; the workspace is not changed. If interrupted,
+    the same command runs those that were not finished. It ends with the test accuracies, their mean and deviation;
+    `lenet compare NAME OTHER` compares them with those of another NAME.
+    """
+    with one_line_errors(debug):
+        from lenet.experiments import seeds
+        from lenet.experiments.presets import overlaid, parse_settings, workspace
+        from lenet.processor import cores
+
+        changes = parse_settings(settings or [])
+        seeds.check_settings(changes)
+        name = name or seeds.group_name(settings or [])
+        seeds.check_name(name)
+        runs = seeds.runs_of(name, overlaid(workspace(), ("--set", changes)), count)
+        seeds.run_all(runs, jobs or cores(), replace=False)
+        print(seeds.summary(name, runs))
+
+
 def zoo(
     seeds: Annotated[int, Option(min=3, help="Runs of each preset, with the seeds 0, 1, ...")] = 3,
     settings: Settings = None,
-    jobs: Annotated[int | None, Option(min=1, help="Runs at once; by default one for each core.")] = None,
+    jobs: Jobs = None,
     check: Annotated[
         bool, Option("--check", help="Run nothing: say whether the table was made from these presets and this code.")
     ] = False,
@@ -160,6 +192,79 @@ def zoo(
         write_csv(table, list(rows.columns), rows.itertuples(index=False))
         write_bytes(picture, drawn)
         print(f"{table}, {picture}: {len(rows)} presets")
+
+
+def compare(
+    a: Annotated[str, Argument(help="The workspace, a revision of Git's, an experiment, or a group of them.")],
+    b: Annotated[str, Argument(help="What it is compared with.")],
+    picture: Annotated[Path, Option(help="Where the picture of the images that flipped goes.")] = Path(
+        "dvc_plots/flips.png"
+    ),
+    as_json: Annotated[bool, Option("--json", help="Print JSON, and draw nothing.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say whether B is better than A, or whether chance explains the difference.
+
+    Two runs are compared by their predictions for the same test images: the accuracies with their intervals, the
+    difference with its interval, McNemar's exact test, all of it for each class too, and a picture of the images that
+    only one of them classifies correctly.
+
+    Two groups of runs, each the NAME of `lenet seeds` or of a preset in the zoo, or a pattern such as 'NAME-seed[0-4]',
+    are compared by the means of their accuracies. The runs of a group differ in train.seed alone.
+    """
+    with one_line_errors(debug):
+        import json
+        import sys
+
+        from lenet.errors import InputError
+        from lenet.experiments import comparison
+        from lenet.experiments.revisions import load, resolve
+        from lenet.files import write_bytes
+        from lenet.results.figures import to_png
+
+        runs = [[load(revision) for revision in resolve(name)] for name in (a, b)]
+        if len(runs[0]) == len(runs[1]) == 1:
+            result: comparison.Pair | comparison.Groups = comparison.compare(runs[0][0], runs[1][0])
+        else:
+            result = comparison.compare_groups((a, runs[0]), (b, runs[1]))
+        if as_json:
+            print(json.dumps(comparison.as_json(result), indent=2, allow_nan=False))
+            return
+        print(comparison.as_text(result))
+        if isinstance(result, comparison.Pair):
+            print("One run each: `lenet seeds 5` shows how much another seed changes.")
+            try:
+                write_bytes(picture, to_png(comparison.flipped(runs[0][0], runs[1][0])))
+                print(f"{picture}: the images that only one of them classifies correctly")
+            except InputError as error:
+                print(f"warning: no picture: {error}", file=sys.stderr)
+
+
+def report(
+    revisions: Annotated[
+        list[str] | None,
+        Argument(metavar="REV", help="Revisions of Git's, experiments, or groups of them; by default the workspace."),
+    ] = None,
+    out: Annotated[Path, Option(help="Where the page goes.")] = Path("dvc_plots/report.html"),
+    open_it: Annotated[bool, Option("--open", help="Open it in the browser.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write a page about a run, or one that compares several.
+
+    It has the metrics, DVC's plots, the pictures, the network's layers, all parameters and where the results come from.
+    It is one file, which needs no network and can be sent to others. The workspace is not changed.
+    """
+    with one_line_errors(debug):
+        from lenet.experiments import report
+        from lenet.experiments.revisions import WORKSPACE
+        from lenet.files import write_bytes
+
+        results = report.load_all(revisions or [WORKSPACE])
+        page = report.page(results)
+        write_bytes(out, page)
+        print(f"{out}: {len(results)} revision{'s' if len(results) > 1 else ''}, {len(page) / 1e6:.1f} MB")
+        if open_it:
+            report.show(out)
 
 
 def verify(
@@ -218,7 +323,7 @@ def verify(
 
 def main() -> None:
     """Run the program `lenet`."""
-    run("lenet", describe, data, presets, preset, zoo, verify)
+    run("lenet", describe, data, presets, preset, seeds, zoo, compare, report, verify)
 
 
 if __name__ == "__main__":

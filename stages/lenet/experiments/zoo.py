@@ -1,10 +1,4 @@
-"""All presets, with several seeds each: the table that compares them, and its picture.
-
-Each run is an experiment of the pipeline itself, so that it shares DVC's run cache with `dvc exp run` (a matrix stage
-would not). Runs are started in the foreground, where their progress is visible (the queue's workers write theirs to log
-files). Each trains in one thread: one run on each core is quicker than one after the other in several threads, and the
-results do not depend on the number of cores.
-"""
+"""All presets, with several seeds each: the table that compares them, and its picture."""
 
 import ast
 import csv
@@ -22,11 +16,9 @@ from matplotlib.ticker import MaxNLocator
 from lenet.data.catalog import find
 from lenet.environment import environment
 from lenet.errors import InputError
-from lenet.experiments import dvc
+from lenet.experiments import dvc, seeds
 from lenet.experiments.presets import (
-    Preset,
     Values,
-    differences,
     experiment_name,
     foundation,
     load_preset,
@@ -35,6 +27,7 @@ from lenet.experiments.presets import (
     overlaid,
     workspace,
 )
+from lenet.experiments.seeds import Run, runs_of
 from lenet.params import parse_yaml
 from lenet.results.figures import BLUE, ORANGE
 
@@ -59,17 +52,8 @@ class Entry(NamedTuple):
     made_from: str
 
 
-class Run(NamedTuple):
-    """A preset with a seed: the experiment's name, all values, those that differ from the workspace's, the claim."""
-
-    name: str
-    values: Values
-    changes: Values
-    claimed: float | None
-
-
-def plan(seeds: int, settings: Values) -> dict[str, list[Run]]:
-    """The runs of each preset with the seeds 0 to seeds - 1, all checked before the first is started.
+def plan(count: int, settings: Values) -> dict[str, list[Run]]:
+    """The runs of each preset with the seeds 0 to count - 1, all checked before the first is started.
 
     `settings` replace the presets' values. A preset with the paper's output is left out where classes are not digits.
 
@@ -78,16 +62,13 @@ def plan(seeds: int, settings: Values) -> dict[str, list[Run]]:
     InputError
         There are no presets, or one of them is invalid.
     """
-    base, here = foundation(), workspace()
-
-    def run(name: str, preset: Preset, seed: int) -> Run:
-        own: Values = {"train": {"seed": seed, "threads": 1}}
-        values = overlaid(base, (f"presets/{name}.yaml", preset.changes), ("--set", settings), ("the zoo", own))
-        claimed = preset.claimed if values["data"]["dataset"] == "mnist" else None
-        return Run(f"{experiment_name(name, values)}-seed{seed}", values, differences(values, here), claimed)
-
-    presets = {name: load_preset(name) for name in names()}
-    planned = {name: [run(name, preset, seed) for seed in range(seeds)] for name, preset in presets.items()}
+    seeds.check_settings(settings)
+    base = foundation()
+    planned = {}
+    for name in names():
+        changes = load_preset(name).changes
+        values = overlaid(base, (f"presets/{name}.yaml", changes), ("--set", settings))
+        planned[name] = runs_of(experiment_name(name, values), values, count)
     if not planned:
         raise InputError("presets/ has no presets; run this in the project's root")
     possible = {name: runs for name, runs in planned.items() if output_fits(runs[0].values)}
@@ -97,27 +78,15 @@ def plan(seeds: int, settings: Values) -> dict[str, list[Run]]:
 
 
 def run_all(planned: dict[str, list[Run]], jobs: int) -> list[Entry]:
-    """Run what is planned, each as a DVC experiment, up to `jobs` at once, and summarise each preset.
-
-    An experiment that DVC has recorded for the current commit with these parameters and this code is not run again.
-    The others take from DVC's cache the stages that they share with earlier runs.
-    """
-    all_runs = [run for runs in planned.values() for run in runs]
-    done = dvc.recorded()
-    # Repeated only if a commit is made meanwhile: DVC records a run for the commit that it was started on.
-    while left := [run for run in all_runs if run.name not in done or not done[run.name].is_of(run.values)]:
-        for run in left:
-            if run.name in done:
-                print(f"{run.name}: replaced, because parameters or code have changed", flush=True)
-                dvc.remove(run.name)
-        dvc.run_all({run.name: run.changes for run in left}, jobs)
-        done = dvc.recorded()
+    """Run what is planned, each as a DVC experiment, up to `jobs` at once, and summarise each preset."""
+    done = seeds.run_all([run for runs in planned.values() for run in runs], jobs, replace=True)
     about = environment(torch.device("cpu"), workspace()["train"]["arithmetic"])
     machine = f"{about['processor']}, torch {about['torch']}"
     table = []
     for preset, runs in planned.items():
         metrics = [done[run.name].metrics for run in runs]
         accuracies = pandas.Series([row["accuracy"] for row in metrics])
+        claimed = load_preset(preset).claimed if runs[0].values["data"]["dataset"] == "mnist" else None
         entry = Entry(
             preset,
             int(metrics[0]["parameters"]),
@@ -127,7 +96,7 @@ def run_all(planned: dict[str, list[Run]], jobs: int) -> list[Entry]:
             accuracies.std(),
             accuracies.min(),
             accuracies.max(),
-            math.nan if runs[0].claimed is None else runs[0].claimed,
+            math.nan if claimed is None else claimed,
             machine,
             fingerprint(runs[0].values),
         )
