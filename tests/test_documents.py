@@ -29,6 +29,8 @@ CONSTANTS = {
     "0.95%": "the paper's test error",
     "99.5%": "the goal of lenet5-best",
     "99.0%": "the target of the benchmark",
+    "80%": "an example of a probability",
+    "95%": "the level of all intervals",
     "20 minutes": "how long `make bench` runs, in the Makefile too",
 }
 
@@ -262,6 +264,25 @@ def test_the_grid() -> None:
     assert all(relu[seed] > tanh[seed] for seed in range(3)), "as the page says"
 
 
+COMPARISONS = {name: f"docs/comparison-{name}.txt" for name in ("runs", "seeds")}  # What `lenet compare` printed.
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_the_comparisons_are_what_lenet_printed(name: str) -> None:
+    printed = page(COMPARISONS[name]).splitlines()
+    assert "".join(f"    {line}\n" if line else "\n" for line in printed) in page("docs/comparing.md")
+    assert printed[0] in page("README.md").replace(";\n    ", "; ")
+
+
+def test_the_comparisons_are_of_the_committed_runs() -> None:
+    head, tanh = committed(), table(EXPERIMENTS)["tanh"]
+    runs = page(COMPARISONS["runs"])
+    assert re.search(rf"^  all {100 * head['accuracy']:.2f} +{100 * tanh['accuracy']:.2f} ", runs, re.MULTILINE)
+    for digit in range(10):
+        both = f"{100 * head[str(digit)]:.2f} +{100 * tanh[str(digit)]:.2f}"
+        assert re.search(rf"^ +{digit} {both} ", runs, re.MULTILINE)
+
+
 # Numbers with a unit, in prose and tables; a range ends with its unit.
 FIGURE = re.compile(r"(?<![\w.])(\d[\d,.]*(?: (?:to|±) \d[\d.]*%?)? ?(?:%|s|ms|MB|GB|minutes|times)(?![\w/]))")
 
@@ -273,6 +294,7 @@ def known() -> str:
     texts = [
         *rows,
         *CONSTANTS,
+        *(page(name) for name in COMPARISONS.values()),
         *(f"{value:.2%}" for value in committed().values()),
         *(f"{epoch[name]:.1f} s {epoch[name]:.1f} times" for name in ("ours", "theirs", "ratio")),
         f"{1 - table('metrics/zoo.csv')['lenet5-1998']['accuracy_mean']:.2%}",
