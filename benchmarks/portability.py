@@ -209,7 +209,7 @@ def pipeline(only: str) -> Iterator[Result]:
             for stage in ["download", "preprocess"] * first + ["train", "evaluate"] + ["plot"] * (name == "default"):
                 run(stage)
             for path in sorted(Path().rglob("*")):
-                if path.is_file() and path.suffix in (".gz", ".pt", ".json", ".csv", ".png"):
+                if path.is_file() and path.suffix in (".gz", ".npz", ".pt", ".json", ".csv", ".png"):
                     yield f"{name}: {path}", "", digest(path.read_bytes())
                     if path.parts[0] != "data":
                         path.unlink()

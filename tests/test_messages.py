@@ -223,12 +223,13 @@ def test_the_demo_ends_with_commands_that_work_in_order(tmp_path: Path) -> None:
     recipe = (ROOT / "Makefile").read_text().split("demo: ")[1].split("\n\n")[0]
     lines = [line.split("'")[1] for line in recipe.splitlines() if line.startswith("\t  '  ")]
     commands = [re.split(r" {2,}", line.strip())[0] for line in lines if not line.startswith("  demo/")]
-    assert len(commands) == 3
+    assert len(commands) == 4
     (tmp_path / "demo").mkdir()
     (tmp_path / ".venv/bin").mkdir(parents=True)
-    (tmp_path / ".venv/bin/activate").write_text('dvc() { echo "$(basename $PWD) $*"; }\n')
+    functions = [f'{name}() {{ echo "$(basename $PWD) {name} $*"; }}' for name in ("dvc", "lenet")]
+    (tmp_path / ".venv/bin/activate").write_text("\n".join(functions))
     text = sh("bash", "-ec", "\n".join(commands), cwd=tmp_path)
-    assert text.splitlines() == ["demo exp show", f"{tmp_path.name} repro"]
+    assert text.splitlines() == ["demo dvc exp show", "demo lenet report --open", f"{tmp_path.name} dvc repro"]
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])

@@ -95,9 +95,12 @@ def test_a_dense_layer_is_made_of_such_products() -> None:
 
 
 def products_of(text: str) -> Iterator[tuple[int, int, int, str]]:
-    """Rows, inner dimension, columns and mode of each product in what MKL_VERBOSE makes MKL print."""
+    """Rows, inner dimension, columns and mode of each product in float32 that MKL_VERBOSE makes MKL print.
+
+    Those in float64 lead to pictures and tables alone, in which they are rounded.
+    """
     for columns, rows, inner, mode in re.findall(
-        r"^MKL_VERBOSE \w*GEMM\w*\(.,.,(\d+),(\d+),(\d+),.* CNR:(\S+)", text, re.M
+        r"^MKL_VERBOSE SGEMM\w*\(.,.,(\d+),(\d+),(\d+),.* CNR:(\S+)", text, re.M
     ):
         yield int(rows), int(inner), int(columns), mode
 
@@ -122,6 +125,9 @@ def test_every_product_has_a_portable_shape(digits_project: Path, changes: list[
         sh(sys.executable, "stages/preprocess.py", cwd=digits_project)
     for stage in ("train", "evaluate"):
         found = list(products_of(sh(sys.executable, f"stages/{stage}.py", cwd=digits_project, MKL_VERBOSE="1")))
+        if stage == "evaluate":
+            # Of one row are those of the table of layers, for an image of zeros: exact in any order.
+            found = [product for product in found if product[0] > 1]
         assert len(found) >= 5, stage
         assert {mode.partition(",")[2] for *_, mode in found} == {"STRICT"}
         assert [
@@ -229,7 +235,7 @@ def test_an_emulated_processor_gives_the_same_bytes() -> None:
     """The default network on `digits`, all stages; `make portability` has every preset and option."""
     here = portability.start([], "pipeline", "default", {})
     there = portability.start(EMULATOR, "pipeline", "default", {})
-    assert len(here) == 20
+    assert len(here) == 25
     assert there == here
 
 

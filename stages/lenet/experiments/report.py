@@ -1,6 +1,8 @@
 """A page about a run, or one that compares several: one file with all that it shows, which needs no network."""
 
 import base64
+import csv
+import io
 import json
 import mimetypes
 import re
@@ -15,9 +17,9 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lenet.data.catalog import CATALOG
-from lenet.data.info import DIGITS
 from lenet.errors import InputError
 from lenet.experiments import dvc
+from lenet.experiments.captions import PICTURES, caption, dataset_title, enumerated
 from lenet.experiments.comparison import compare
 from lenet.experiments.git import git
 from lenet.experiments.revisions import WORKSPACE, Result, Revision, load, resolve
@@ -159,38 +161,30 @@ def show(path: Path) -> None:
 # What the page says first.
 
 
-def _title(result: Result) -> str:
-    """The data set's title."""
-    name = str(result.params["data"]["dataset"])
-    return CATALOG[name].info.title if name in CATALOG else name
-
-
 def _interval(result: Result) -> tuple[float, float]:
     """The 95% confidence interval of the accuracy."""
     low, high = wilson_interval(np.array(result.metrics["accuracy"]), np.array(len(result.predictions)))
     return float(low), float(high)
 
 
-def _names(texts: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
-
-
 def _heading(results: Sequence[Result]) -> str:
     """The answer in one line."""
-    titles, counts = {_title(result) for result in results}, {len(result.predictions) for result in results}
+    titles, counts = {dataset_title(result) for result in results}, {len(result.predictions) for result in results}
     images = f"{counts.pop():,} test images" if len(counts) == 1 else "the test images"
     if len(results) == 1:
         return f"{titles.pop()}: {results[0].metrics['accuracy']:.2%} of {images} are classified correctly"
     accuracies = [result.metrics["accuracy"] for result in results]
     if len(titles) > 1:
-        found = _names([f"{result.name} ({_title(result)}) {result.metrics['accuracy']:.2%}" for result in results])
+        found = enumerated(
+            [f"{result.name} ({dataset_title(result)}) {result.metrics['accuracy']:.2%}" for result in results]
+        )
         return f"Test images classified correctly: {found}"
     if len(results) > 3:
         span = f"{min(accuracies):.2%} to {max(accuracies):.2%}"
         return f"{titles.pop()}: {len(results)} runs classify {span} of {images} correctly"
     first, *others = [f"{accuracy:.2%}" for accuracy in accuracies]
     rest = [f"{result.name} {accuracy}" for result, accuracy in zip(results[1:], others, strict=True)]
-    found = _names([f"{results[0].name} classifies {first}", *rest])
+    found = enumerated([f"{results[0].name} classifies {first}", *rest])
     return f"{titles.pop()}: {found} of {images} correctly"
 
 
@@ -198,11 +192,11 @@ def _lead(results: Sequence[Result]) -> str:
     """What a reader wants to know next."""
     if len(results) > 1:
         differing = _changed(results)
-        names = _names([result.name for result in results])
+        names = enumerated([result.name for result in results])
         if not differing:
             return f"{names} have the same parameters."
         shown = differing if len(differing) <= 6 else [*differing[:5], f"{len(differing) - 5} more parameters"]
-        return f"{names} differ in {_names(shown)}."
+        return f"{names} differ in {enumerated(shown)}."
     result = results[0]
     low, high = _interval(result)
     train, size = result.params["train"], f"{result.metrics['parameters']:,.0f}"
@@ -394,7 +388,7 @@ def _layers(results: Sequence[Result]) -> list[Table]:
     labels = ["Layer", "Operation", "Kernel", "Stride", "Padding", "Output", "Parameters", "Connections"]
     several = len(found) > 1
     return [
-        Table(f"Layers of the network{f' of {_names(names)}' if several else ''}", labels, rows)
+        Table(f"Layers of the network{f' of {enumerated(names)}' if several else ''}", labels, rows)
         for rows, names in found.items()
         if rows
     ]
@@ -467,7 +461,7 @@ def _plots(results: Sequence[Result]) -> tuple[list[Chart], list[Picture], list[
                         images.setdefault(path, {})[name(label)] = Path(entry["url"]).read_bytes()
     order = [name for names in _SECTIONS.values() for name in names]
     charts.sort(key=lambda chart: order.index(chart.name) if chart.name in order else len(order))
-    known = [*_PICTURES, *sorted(images.keys() - _PICTURES.keys())]
+    known = [*PICTURES, *sorted(images.keys() - PICTURES.keys())]
     pictures = [_picture(path, images[path], results) for path in known if path in images]
     missing = {f"{error['name']} of {name(error['rev'])}" for error in found.get("errors", []) if "name" in error}
     return charts, pictures, sorted(missing)
@@ -515,8 +509,17 @@ def _chart(path: str, spec: dict[str, Any], name: Callable[[str], str], results:
     faceted = "facet" in spec
     if not faceted:
         spec["width"] = "container"
-    spec |= {"$schema": VEGA_LITE_SCHEMA, "data": {"values": values}, "description": spec.get("description", title)}
+    spec |= {"$schema": VEGA_LITE_SCHEMA, "data": _as_csv(values), "description": spec.get("description", title)}
     return Chart(path, title, spec, faceted and len(results) > 1)
+
+
+def _as_csv(rows: list[dict[str, str]]) -> dict[str, Any]:
+    """Vega-Lite's data of these rows of texts, a third as long as JSON, which repeats the names of the columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, dict.fromkeys(key for row in rows for key in row), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return {"values": text.getvalue(), "format": {"type": "csv", "parse": None}}
 
 
 def _parts(spec: Any) -> Iterator[dict[str, Any]]:
@@ -527,143 +530,16 @@ def _parts(spec: Any) -> Iterator[dict[str, Any]]:
         yield from _parts(value)
 
 
-# Pictures.
-
-
 def _picture(path: str, found: dict[str, bytes], results: Sequence[Result]) -> Picture:
-    title, about, alt = _PICTURES.get(path, (path, "A picture of the pipeline.", lambda _: f"The picture {path}."))
     kind = mimetypes.guess_type(path)[0]
     images = [
-        Image(result.name, f"data:{kind};base64,{base64.b64encode(found[result.name]).decode()}", alt(result))
+        Image(
+            result.name,
+            f"data:{kind};base64,{base64.b64encode(found[result.name]).decode()}",
+            caption(path, result)[-1],
+        )
         for result in results
         if result.name in found
     ]
+    title, about, _ = caption(path, results[0])
     return Picture(title, about, images)
-
-
-def _noun(result: Result) -> str:
-    return "digit" if tuple(result.per_class) == DIGITS else "class"
-
-
-def _mistakes(result: Result) -> Any:
-    """The misclassified ones of the predictions, as pandas.DataFrame."""
-    return result.predictions[result.predictions["actual"] != result.predictions["predicted"]]
-
-
-def _count_of_mistakes(result: Result) -> str:
-    count = len(_mistakes(result))
-    return "no mistake" if not count else f"{count:,} mistake{'s' if count > 1 else ''}"
-
-
-def _samples_alt(result: Result) -> str:
-    each = result.params.get("plot", {}).get("samples")
-    which = f"the first {each} of each {_noun(result)}" if each else f"the first of each {_noun(result)}"
-    return f"Training images of {_title(result)}: {which}, a row for each of {len(result.per_class)}."
-
-
-def _training_alt(result: Result) -> str:
-    ends = [
-        f"{words} accuracy {result.metrics[key]:.2%}"
-        for key, words in {"train_accuracy": "training", "validation_accuracy": "validation"}.items()
-        if key in result.metrics
-    ]
-    last = f": at the end {_names(ends)}" if ends else ""
-    return f"Loss and error by epoch, {result.params['train']['epochs']} in all{last}."
-
-
-def _confusion_alt(result: Result) -> str:
-    wrong = _mistakes(result)
-    if wrong.empty:
-        return "No mistake: all counts are on the diagonal."
-    counts = wrong.groupby(["actual", "predicted"]).size()
-    (actual, predicted), times = counts.idxmax(), counts.max()
-    often = f"{times} time{'s' if times > 1 else ''}"
-    return f"{_count_of_mistakes(result)}; the most frequent: {actual} taken for {predicted} ({often})."
-
-
-def _per_class_alt(result: Result) -> str:
-    worst, best = (pick(result.per_class, key=result.per_class.__getitem__) for pick in (min, max))
-    low, high = result.per_class[worst], result.per_class[best]
-    return f"Accuracy of each {_noun(result)}, from {low:.2%} ({worst}) to {high:.2%} ({best})."
-
-
-def _mistakes_alt(result: Result) -> str:
-    wrong = _mistakes(result)
-    if wrong.empty:
-        return "No mistake to show."
-    first = wrong.sort_values("probability", ascending=False, kind="stable").iloc[0]
-    shown = min(result.params.get("plot", {}).get("mistakes", len(wrong)), len(wrong))
-    return (
-        f"{shown} of {_count_of_mistakes(result)}, the most confident first: {first['actual']} taken for "
-        f"{first['predicted']} with probability {first['probability']:.1%}."
-    )
-
-
-def _reliability_alt(result: Result) -> str:
-    error = result.metrics.get("calibration_error")
-    known = f"; the expected calibration error is {error:.2%}" if error is not None else ""
-    return f"Accuracy of the predictions by their probability{known}."
-
-
-def _kernels_alt(result: Result) -> str:
-    first = "C1" if result.params["model"].get("architecture") == "lenet" else "the first layer"
-    return f"The weights of {first} as small grey pictures, one for each output."
-
-
-def _feature_maps_alt(result: Result) -> str:
-    actual, predicted, *_ = result.predictions.iloc[0]
-    return f"The outputs of all layers for the first test image, {_noun(result)} {actual}, taken for {predicted}."
-
-
-def _embedding_alt(result: Result) -> str:
-    return (
-        f"A point for each of {len(result.predictions):,} test images, in a cloud for each of "
-        f"{len(result.per_class)} classes; {_count_of_mistakes(result)} marked."
-    )
-
-
-_PICTURES: dict[str, tuple[str, str, Callable[[Result], str]]] = {
-    "plots/mistakes.png": (
-        "Mistakes",
-        "The most confident mistakes on the test images: what the image is, what it was taken for, and the "
-        "prediction's probability.",
-        _mistakes_alt,
-    ),
-    "plots/confusion_matrix.png": (
-        "Confusion matrix",
-        "Test images by actual class (row) and predicted class (column); the shade is logarithmic.",
-        _confusion_alt,
-    ),
-    "plots/per_class_accuracy.png": (
-        "Accuracy of each class",
-        "The share of each class's test images that are classified correctly, with its 95% confidence interval.",
-        _per_class_alt,
-    ),
-    "plots/training_curves.png": (
-        "Training",
-        "Loss and error after each epoch, on logarithmic axes.",
-        _training_alt,
-    ),
-    "plots/reliability.png": (
-        "Reliability",
-        "How often predictions are right, by the probability that the network gives them; on the diagonal the "
-        "probabilities are right.",
-        _reliability_alt,
-    ),
-    "plots/embedding.png": (
-        "Embedding",
-        "The last hidden layer's outputs for all test images, reduced to two dimensions (principal components).",
-        _embedding_alt,
-    ),
-    "plots/feature_maps.png": (
-        "Feature maps",
-        "The first test image on its way through the network; dark is a large output.",
-        _feature_maps_alt,
-    ),
-    "plots/kernels.png": (
-        "Kernels",
-        "The weights of the first layer; dark where ink raises the output, light where it lowers it.",
-        _kernels_alt,
-    ),
-    "plots/samples.png": ("Data", "Some of the training images.", _samples_alt),
-}

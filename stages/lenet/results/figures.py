@@ -137,9 +137,9 @@ def _size(classes: int) -> float:
 def per_class_accuracy(predictions: pandas.DataFrame, info: DatasetInfo, title: str) -> Figure:
     """The accuracy of each class with its 95% confidence interval; rows as for `confusion_matrix`."""
     labels = range(len(info.classes))
-    correct = (predictions["actual"] == predictions["predicted"]).groupby(predictions["actual"])
-    accuracy = correct.mean().reindex(labels, fill_value=0.0).to_numpy()
-    support = correct.size().reindex(labels, fill_value=0).to_numpy()
+    actual, predicted = (predictions[column].to_numpy() for column in ("actual", "predicted"))
+    support = np.bincount(actual, minlength=len(labels))
+    accuracy = np.bincount(actual[actual == predicted], minlength=len(labels)) / np.maximum(support, 1)
     low, high = wilson_interval(accuracy, support)
     figure = Figure(figsize=(max(8, min(0.5 * len(labels), 30)), 4.5), layout="constrained")
     axes = figure.subplots()
