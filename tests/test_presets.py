@@ -225,6 +225,7 @@ def kill_while_it_hangs(project: Path, *command: str) -> str:
     return seen
 
 
+@pytest.mark.slow
 def test_an_interrupted_zoo_does_not_repeat_finished_runs(
     digits_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
