@@ -198,6 +198,18 @@ def set_params(project: Path, *overrides: str) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
+def set_recorded(project: Path, *overrides: str) -> None:
+    """Set parameters in params.yaml and, as if the stages had run with them, in dvc.lock."""
+    set_params(project, *overrides)
+    yaml = YAML(typ="safe", pure=True)
+    values, lock = yaml.load(project / "params.yaml"), yaml.load(project / "dvc.lock")
+    for stage in lock["stages"].values():
+        used = stage["params"]["params.yaml"]
+        for section in used.keys() & values.keys():
+            used[section] = values[section]
+    yaml.dump(lock, project / "dvc.lock")
+
+
 def set_source(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Replace MNIST's published files or mirrors for one test, in this process."""
     entry = CATALOG["mnist"]

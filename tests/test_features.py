@@ -143,7 +143,7 @@ def test_feature_maps_are_to_scale_and_in_order(dataset: str) -> None:
     extents = [picture.get_extent() for picture in axes.images]
     assert extents == sorted(extents)
     assert [right - left for left, right, *_ in extents[:2]] == [4, 2], "a pixel of a map is as large as the input's"
-    assert f"{info.noun} {info.classes[3]}, taken for {info.classes[9]}" in figure.get_suptitle()
+    assert f"{info.noun} {info.classes[3]}, classified as {info.classes[9]}" in figure.get_suptitle()
 
 
 def test_the_embedding_marks_the_mistakes() -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import vl_convert
-from conftest import ROOT, RunLenet, assert_refused, commit, set_params, sh, shared, tree
+from conftest import ROOT, RunLenet, assert_refused, commit, set_recorded, sh, shared, tree
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
 
 from lenet.experiments import report
@@ -100,7 +100,7 @@ def record_other_results(project: Path) -> None:
         wrong = next(row for row in rows if row["actual"] != row["predicted"])
         wrong["predicted"] = wrong["actual"]
 
-    set_params(project, "model.activation=tanh", "preprocess.validation_size=0")
+    set_recorded(project, "model.activation=tanh", "preprocess.validation_size=0")
     rewrite(project / "plots/training.csv", without_validation)
     rewrite(project / "plots/predictions.csv", one_error_less)
     path = project / "metrics/test.json"
@@ -123,7 +123,7 @@ def reported(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         commit(project, HOSTILE)
         sh("git", "tag", "tanh", cwd=project)
         sh("git", "reset", "--quiet", "--hard", start, cwd=project)
-        set_params(project, "model.architecture=mlp")
+        set_recorded(project, "model.architecture=mlp")
         commit(project, "another network")
         sh("git", "update-ref", f"refs/exps/{start[:2]}/{start[2:]}/mlp", "HEAD", cwd=project)
         (project / "metrics/test.json").unlink()
@@ -361,7 +361,7 @@ def test_runs_that_cannot_be_compared_and_pictures_that_are_missing(
     browser: Browser, project: Path, run_lenet: RunLenet
 ) -> None:
     """A changed workspace, on other data, whose stage plot has not run."""
-    set_params(project, "data.dataset=mnist")
+    set_recorded(project, "data.dataset=mnist")
     (project / "plots/mistakes.png").unlink()
     outcome = run_lenet(project, "report", "HEAD", "workspace")
     assert outcome.status == 0, outcome.error
@@ -369,7 +369,7 @@ def test_runs_that_cannot_be_compared_and_pictures_that_are_missing(
     assert "Test images classified correctly: HEAD (scikit-learn's digits)" in text
     assert "No test of the difference: HEAD and workspace cannot be compared: data.dataset is digits" in text
     assert "DVC could not read plots/mistakes.png of workspace" in text
-    assert "Uncommitted changes M params.yaml D plots/mistakes.png" in text
+    assert "Uncommitted changes M dvc.lock M params.yaml D plots/mistakes.png" in text
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_interrupted_seeds_do_not_repeat_finished_runs(digits_project: Path, run
         "activation-tanh-seed1  92.00%",
         "activation-tanh-seed2  97.00%",
         "activation-tanh: 3 seeds, test accuracy 93.00% ± 3.61 (the deviation), 90.00% to 97.00%, "
-        "95% interval of the mean 84.04% to 101.96%",
+        "95% interval of the mean 84.04% to 100.00%",
     ]
     assert sh("git", "status", "--porcelain", cwd=digits_project) == "", "the workspace is as it was"
     [table] = json.loads(sh("dvc", "exp", "show", "--json", cwd=digits_project))[1:]
@@ -42,7 +42,7 @@ def test_interrupted_seeds_do_not_repeat_finished_runs(digits_project: Path, run
         "activation-tanh-seed0  90.00%",
         "activation-tanh-seed1  92.00%",
         "activation-tanh: 2 seeds, test accuracy 91.00% ± 1.41 (the deviation), 90.00% to 92.00%, "
-        "95% interval of the mean 78.29% to 103.71%",
+        "95% interval of the mean 78.29% to 100.00%",
     ]
 
     # The same name with other parameters or code is refused: nothing is lost.
@@ -74,6 +74,7 @@ def test_seeds_that_really_train(digits_project: Path) -> None:
         ([], "params"),
         (["model.activation=tanh"], "activation-tanh"),
         (["data.dataset=fashion_mnist", "train.learning_rate=1e-3"], "dataset-fashion_mnist-learning_rate-1e-3"),
+        (["data.folder=../photos"], "folder---photos"),
         (["data.folder=/my/photos of cats"], "folder-my-photos-of-cats"),
     ],
 )
@@ -90,7 +91,10 @@ def test_the_name_says_what_is_set(settings: list[str], name: str) -> None:
         (["3", "-S", "epochs=1"], "--set epochs=1: must be SECTION.KEY=VALUE"),
         (["3", "--name", "a/b"], "--name a/b: a name consists of letters"),
         (["3", "--name", "a b"], "--name a b: a name consists of letters"),
-        (["3", "--name", "HEAD"], "--name HEAD: is the name of a branch, a tag or a commit"),
+        (["3", "--name", "-x"], "--name -x: a name consists of letters, digits, -, _ and ., and does not begin with -"),
+        (["3", "--name", "a..b"], "--name a..b: a name consists of letters"),
+        (["3", "--name", "HEAD"], "--name HEAD: HEAD is the name of a revision already; choose another"),
+        (["3", "--name", "workspace"], "--name workspace: workspace is the name of a revision already"),
     ],
 )
 def test_bad_commands(digits_run: Path, run_lenet: RunLenet, arguments: list[str], words: str) -> None:

@@ -72,6 +72,7 @@ def test_plots_as_the_extension_draws_them(project: Path) -> None:
 
 def test_dvc_api(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
+    before = sorted(os.listdir())
     assert dvc.api.params_show()["train"]["epochs"] == 2
     assert dvc.api.params_show(rev="other")["train"]["epochs"] == 1
     metrics = dvc.api.metrics_show()
@@ -86,4 +87,4 @@ def test_dvc_api(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     features = dvc.api.read("data/features.npz", rev="other", mode="rb")
     assert features != (project / "data/features.npz").read_bytes()
     assert features.startswith(b"PK")
-    assert os.listdir() == os.listdir(project)
+    assert sorted(os.listdir()) == before

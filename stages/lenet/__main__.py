@@ -203,7 +203,7 @@ def compare(
     as_json: Annotated[bool, Option("--json", help="Print JSON, and draw nothing.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Say whether B is better than A, or whether chance explains the difference.
+    """Say whether B is better than A, or whether chance could explain the difference.
 
     Two runs are compared by their predictions for the same test images: the accuracies with their intervals, the
     difference with its interval, McNemar's exact test, all of it for each class too, and a picture of the images that

@@ -66,7 +66,8 @@ def _confusion_alt(result: Result) -> str:
 
 
 def _per_class_alt(result: Result) -> str:
-    worst, best = (pick(result.per_class, key=result.per_class.__getitem__) for pick in (min, max))
+    tested = sorted({*result.predictions["actual"]})
+    worst, best = (pick(tested, key=result.per_class.__getitem__) for pick in (min, max))
     low, high = result.per_class[worst], result.per_class[best]
     return f"Accuracy of each {_noun(result)}, from {low:.2%} ({worst}) to {high:.2%} ({best})."
 
@@ -96,7 +97,7 @@ def _kernels_alt(result: Result) -> str:
 
 def _feature_maps_alt(result: Result) -> str:
     actual, predicted, *_ = result.predictions.iloc[0]
-    return f"The outputs of all layers for the first test image, {_noun(result)} {actual}, taken for {predicted}."
+    return f"The outputs of all layers for the first test image, {_noun(result)} {actual}, classified as {predicted}."
 
 
 def _embedding_alt(result: Result) -> str:

@@ -11,14 +11,13 @@ import pandas
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lenet.data.idx import SIDE, read_idx
+from lenet.data.idx import read_labelled_images
+from lenet.data.info import FILES
 from lenet.errors import InputError
 from lenet.experiments.presets import Values
 from lenet.experiments.revisions import Result
 from lenet.results.figures import flips, wilson_interval
-from lenet.results.statistics import Difference, difference_of_means, holm, mean_interval, paired_difference
-
-TEST_IMAGES = "data/raw/t10k-images-idx3-ubyte.gz"
+from lenet.results.statistics import Difference, accuracy_interval, difference_of_means, holm, paired_difference
 
 
 class Row(NamedTuple):
@@ -141,7 +140,7 @@ def _cases(p: float) -> str:
     for cases in (100, 1_000, 10_000, 100_000, 1_000_000):
         if p * cases >= 2:
             return f"{p * cases:.0f} of {cases:,} cases"
-    return "less than 2 of 1,000,000 cases"
+    return "fewer than 2 of 1,000,000 cases"
 
 
 def compare_groups(a: tuple[str, Sequence[Result]], b: tuple[str, Sequence[Result]]) -> Groups:
@@ -157,7 +156,12 @@ def compare_groups(a: tuple[str, Sequence[Result]], b: tuple[str, Sequence[Resul
     _check_same_test_set(a[1][0], b[1][0])
     names, groups = (a[0], b[0]), (a[1], b[1])
     overall = _group_row("all", *([run.metrics["accuracy"] for run in runs] for runs in groups))
-    rows = [_group_row(name, *([run.per_class[name] for run in runs] for runs in groups)) for name in a[1][0].per_class]
+    tested = {*a[1][0].predictions["actual"]}
+    rows = [
+        _group_row(name, *([run.per_class[name] for run in runs] for runs in groups))
+        for name in a[1][0].per_class
+        if name in tested
+    ]
     corrected = holm([row.difference.p for row in rows])
     counts = len(a[1]), len(b[1])
     if overall.difference.value:
@@ -182,7 +186,7 @@ def _group_row(name: str, a: Sequence[float], b: Sequence[float]) -> GroupRow:
         name,
         (plain.fmean(a), plain.fmean(b)),
         (plain.stdev(a), plain.stdev(b)),
-        (mean_interval(a), mean_interval(b)),
+        (accuracy_interval(a), accuracy_interval(b)),
         difference_of_means(a, b),
     )
 
@@ -190,14 +194,21 @@ def _group_row(name: str, a: Sequence[float], b: Sequence[float]) -> GroupRow:
 def check_group(name: str, runs: Sequence[Result]) -> None:
     """Check that these are at least two runs, on the same test images, whose parameters differ in train.seed alone."""
     if len(runs) < 2:
-        raise InputError(f"{name} is one run; a group has at least two, with different values of train.seed")
-    for run in runs[1:]:
+        raise InputError(
+            f"{name} is one run; a group has at least two, with different values of train.seed "
+            f"(a pattern, '{name}-seed*', names the group where a run has that name too)"
+        )
+    seeds: dict[Any, str] = {}
+    for run in runs:
         _check_same_test_set(runs[0], run)
         if others := _differences(runs[0].params, run.params, "train.seed"):
             raise InputError(
                 f"{runs[0].name} and {run.name} differ in {', '.join(others)}; "
                 "the runs of a group may differ in train.seed alone"
             )
+        first = seeds.setdefault(seed := run.params["train"]["seed"], run.name)
+        if first != run.name:
+            raise InputError(f"{first} and {run.name} have the same train.seed, {seed}; leave one of them out")
 
 
 def _check_same_test_set(a: Result, b: Result) -> None:
@@ -238,22 +249,24 @@ def flipped(a: Result, b: Result) -> Figure:
 
 
 def _test_images(run: Result) -> NDArray[np.uint8]:
-    """The test images, uint8 [N, 28, 28], that a run was evaluated on."""
+    """The test images, uint8 [N, 28, 28], that a run was evaluated on; their labels tell whether it is they."""
     from dvc.api import read
     from dvc.exceptions import DvcException
     from dvc_data.index import DataIndexError
 
+    names = [*run.per_class]
     try:
-        content = read(TEST_IMAGES, rev=run.revision.commit, mode="rb")
-    except (DvcException, DataIndexError, OSError):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in FILES[2:]:
+                Path(folder, name).write_bytes(read(f"data/raw/{name}", rev=run.revision.commit, mode="rb"))
+            images, labels = read_labelled_images(Path(folder), "t10k", tuple(names))
+    except (DvcException, DataIndexError, OSError, InputError):
+        images = labels = np.empty(0, np.uint8)
+    if [names[label] for label in labels] != run.predictions["actual"].tolist():
         raise InputError(
             f"the test images of {run.name} are neither in the workspace nor in DVC's cache; "
             "`dvc repro` with its data.dataset brings them"
-        ) from None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, Path(TEST_IMAGES).name)
-        path.write_bytes(content)
-        images: NDArray[np.uint8] = read_idx(path, (SIDE, SIDE))
+        )
     return images
 
 
@@ -283,9 +296,12 @@ def as_text(result: Pair | Groups) -> str:
                 f"95% interval of the mean {low:.2%} to {high:.2%}"
                 for name, count, mean, spread, (low, high) in zip(result.names, result.runs, *group[1:4], strict=True)
             ]
-    rows = [_cells(row) for row in (result.overall, *result.per_class)]
-    table = pandas.DataFrame(rows).to_string(index=False, header=columns)
+    rows = [result.overall, *result.per_class]
+    table = pandas.DataFrame([_cells(row) for row in rows]).to_string(index=False, header=columns)
     changes = ", ".join(f"{name} {values[0]} and {values[1]}" for name, values in result.parameters.items())
+    about.append("The intervals of the classes are not corrected for their number.")
+    if any(row.difference.interval is None for row in rows):
+        about.append("No interval (-): the runs of each group agree, and p is that of a permutation test.")
     return "\n".join([result.sentence, "", table, "", *about, f"Parameters that differ: {changes or 'none'}"])
 
 
@@ -301,9 +317,14 @@ def _cells(row: Row | GroupRow) -> list[str]:
             shares = [
                 f"{100 * mean:.2f} ± {100 * spread:.2f}" for mean, spread in zip(row.mean, row.deviation, strict=True)
             ]
-    value, low, high = (f"{round(100 * number, 2) + 0:+.2f}" for number in difference[:3])  # No minus before 0.
+    ends = [] if difference.interval is None else [_points(end) for end in difference.interval]
     p = f"{difference.p:.2g}" if difference.p >= 1e-4 else "< 0.0001"
-    return [row.name, *shares, value, f"{low} to {high}", p, *more]
+    return [row.name, *shares, _points(difference.value), " to ".join(ends) or "-", p, *more]
+
+
+def _points(difference: float) -> str:
+    """A difference of fractions in percentage points."""
+    return f"{round(100 * difference, 2) + 0:+.2f}"  # With 0, because -0.0 + 0 has no minus.
 
 
 def as_json(value: Any) -> Any:

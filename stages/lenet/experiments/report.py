@@ -200,7 +200,7 @@ def _lead(results: Sequence[Result]) -> str:
     result = results[0]
     low, high = _interval(result)
     train, size = result.params["train"], f"{result.metrics['parameters']:,.0f}"
-    architecture = str(result.params["model"]["architecture"])
+    architecture = str(result.params["model"].get("architecture", "lenet"))
     epochs = f"{train['epochs']} epoch{'s' if train['epochs'] != 1 else ''}"
     return (
         f"The 95% confidence interval is {low:.2%} to {high:.2%}. A {ARCHITECTURES.get(architecture, architecture)} "
@@ -398,10 +398,11 @@ def _rows_of_layers(result: Result) -> tuple[tuple[str, ...], ...]:
     """The rows of a network's table; none if its parameters are not those of this version."""
     try:
         model = check(Model, result.params["model"], result.name)
+        # The normalisation has no influence on the table.
+        network = build(model.normalised(0.0, 1.0), tuple(result.per_class))
     except InputError:
         return ()
-    # The normalisation has no influence on the table.
-    layers = describe(build(model.normalised(0.0, 1.0), tuple(result.per_class)))
+    layers = describe(network)
     total = ("total", *[""] * 5, *(f"{sum(counts):,}" for counts in zip(*(row[-2:] for row in layers), strict=True)))
     return (*((*row[:-2], *(f"{count:,}" for count in row[-2:])) for row in layers), total)
 

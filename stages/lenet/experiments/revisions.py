@@ -1,5 +1,6 @@
 """The results of any revision that Git or DVC has, read without touching the workspace."""
 
+import json
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,7 +115,8 @@ def load(revision: Revision) -> Result:
     Raises
     ------
     InputError
-        It has none, or they have another layout than this version of the pipeline gives them.
+        It has none, they were made with other parameters than those in its params.yaml, or they have another layout
+        than this version of the pipeline gives them.
     """
 
     def needed(path: str) -> bytes:
@@ -125,22 +127,49 @@ def load(revision: Revision) -> Result:
 
     files = {path: needed(path) for path in _FILES}
     try:
-        values, stages, train, test, per_class = (_mapping(files[path], path) for path in _FILES[:-1])
+        values, lock = (_mapping(parse_yaml(files[path], path)) for path in _FILES[:2])
+        train, test, per_class = (_mapping(json.loads(files[path])) for path in _FILES[2:5])
+        stages = lock["stages"]
         predictions = parse_csv(files[_FILES[-1]], {"actual": "str", "predicted": "str", "probability": "float64"})
-        outputs = {out["path"]: out["md5"] for stage in stages["stages"].values() for out in stage.get("outs", ())}
-        read = {dep["path"]: dep["md5"] for dep in stages["stages"]["evaluate"]["deps"]}
+        outputs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ())}
+        read = {dep["path"]: dep["md5"] for dep in stages["evaluate"]["deps"]}
         result = Result(revision, values, train | test, per_class, predictions, outputs, read.get(TEST_SET))
-        seed, names = values["train"]["seed"], {"accuracy", "loss", "parameters"}
-        numbers = [seed, *result.metrics.values(), *per_class.values()]
-        fits = names <= result.metrics.keys() and all(isinstance(number, int | float) for number in numbers)
-    except (InputError, KeyError, TypeError, AttributeError):
+        changed = _changed(values, stages)
+        numbers = [values["train"]["seed"], values["train"]["epochs"], *result.metrics.values(), *per_class.values()]
+        fits = (
+            {"accuracy", "loss", "parameters"} <= result.metrics.keys()
+            and {"dataset"} <= values["data"].keys()
+            and {"model", "preprocess"} <= values.keys()
+            and all(isinstance(number, int | float) for number in numbers)
+        )
+    except (InputError, ValueError, KeyError, TypeError, AttributeError):
         fits = False
     if not fits or {*predictions["actual"], *predictions["predicted"]} - per_class.keys():
         raise InputError(
             f"{revision.name}: its results have another layout than those of this version of the pipeline; "
             "they cannot be read"
         )
+    if changed:
+        raise InputError(
+            f"{revision.name}: its results were made with another value of {', '.join(changed)} than params.yaml has; "
+            "run `dvc repro`"
+        )
     return result
+
+
+def _changed(values: Values, stages: dict[str, Any]) -> list[str]:
+    """The parameters whose values are not those with which, according to dvc.lock, the stages have run.
+
+    Those of the stage plot change no result.
+    """
+    found = []
+    for stage in (stage for name, stage in stages.items() if name != "plot"):
+        for name, used in stage.get("params", {}).get("params.yaml", {}).items():
+            section, dot, key = name.partition(".")
+            for each, value in ({key: used} if dot else used).items():
+                if values.get(section, {}).get(each) != value:
+                    found.append(f"{section}.{each}")
+    return list(dict.fromkeys(found))
 
 
 _FILES = (
@@ -149,7 +178,5 @@ _FILES = (
 )
 
 
-def _mapping(text: bytes, source: str) -> dict[str, Any]:
-    """Parse YAML, of which JSON is a part."""
-    values: Any = parse_yaml(text, source)
+def _mapping(values: Any) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}

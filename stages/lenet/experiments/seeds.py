@@ -17,8 +17,8 @@ from lenet.experiments.comparison import check_group
 from lenet.experiments.dvc import Experiment
 from lenet.experiments.git import git
 from lenet.experiments.presets import Values, differences, overlaid, workspace
-from lenet.experiments.revisions import load, resolve
-from lenet.results.statistics import mean_interval
+from lenet.experiments.revisions import WORKSPACE, load, resolve
+from lenet.results.statistics import accuracy_interval
 
 
 class Run(NamedTuple):
@@ -73,16 +73,20 @@ def check_settings(settings: Values) -> None:
 
 def group_name(settings: list[str]) -> str:
     """What runs with these settings, `section.key=value` each, are called: `activation-tanh`; without any `params`."""
-    parts = [re.sub("[^A-Za-z0-9_.]+", "-", text.partition(".")[2]).strip("-.") for text in settings]
+    parts = [re.sub("[^A-Za-z0-9_.]+|[.]{2,}", "-", text.partition(".")[2]).strip("-.") for text in settings]
     return "-".join(parts) or "params"
 
 
 def check_name(name: str) -> None:
     """Refuse a name that cannot be that of experiments, or that Git already knows."""
-    if "/" in name or git("check-ref-format", f"refs/exps/{name}-seed0").returncode:
-        raise InputError(f"--name {name}: a name consists of letters, digits, -, _ and .")
-    if not git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").returncode:
-        raise InputError(f"--name {name}: is the name of a branch, a tag or a commit; choose another")
+    if not re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or ".." in name:
+        raise InputError(
+            f"--name {name}: a name consists of letters, digits, -, _ and ., and does not begin with - or ."
+        )
+    for taken in (name, f"{name}-seed0"):
+        known = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{taken}^{{commit}}").returncode == 0
+        if known or taken == WORKSPACE:
+            raise InputError(f"--name {name}: {taken} is the name of a revision already; choose another")
 
 
 def summary(name: str, runs: list[Run]) -> str:
@@ -90,7 +94,7 @@ def summary(name: str, runs: list[Run]) -> str:
     results = [load(revision) for run in runs for revision in resolve(run.name)]
     check_group(name, results)
     accuracies = [result.metrics["accuracy"] for result in results]
-    low, high = mean_interval(accuracies)
+    low, high = accuracy_interval(accuracies)
     lines = [f"{run.name}  {accuracy:.2%}" for run, accuracy in zip(runs, accuracies, strict=True)]
     lines.append(
         f"{name}: {len(runs)} seeds, test accuracy {statistics.fmean(accuracies):.2%} ± "

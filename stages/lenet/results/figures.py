@@ -126,7 +126,12 @@ def _name_classes(axes: Axes, info: DatasetInfo) -> None:
 
 def class_names(info: DatasetInfo) -> list[str]:
     """The names of the classes, none so long that it leaves no room for the picture."""
-    return [name if len(name) <= 24 else f"{name[:23]}…" for name in info.classes]
+    return [shortened(name) for name in info.classes]
+
+
+def shortened(name: str) -> str:
+    """The name of a class, cut to 24 characters."""
+    return name if len(name) <= 24 else f"{name[:23]}…"
 
 
 def _size(classes: int) -> float:
@@ -251,10 +256,12 @@ def flips(
         flipped = (predicted[right] == actual) & (predicted[wrong] != actual)
         shown = probability[wrong][flipped].sort_values(ascending=False, kind="stable").head(32).index
         if len(shown):
-            labels = [textwrap.fill(f"{actual[at]} taken for {predicted[wrong][at]}", 16) for at in shown]
+            pairs = [(shortened(actual[at]), shortened(predicted[wrong][at])) for at in shown]
+            labels = [textwrap.fill(f"{is_} taken for {seen}", 16) for is_, seen in pairs]
             panels.append((images[shown], labels))
             which = "" if len(shown) == flipped.sum() else f", the {len(shown)} most confident ones"
-            titles.append(f"{flipped.sum():,} images that only {right} classifies correctly\n{wrong}'s mistakes{which}")
+            images_that = "1 image that" if len(shown) == 1 else f"{flipped.sum():,} images that"
+            titles.append(f"{images_that} only {right} classifies correctly\n{wrong}'s mistakes{which}")
     figure = Figure(figsize=(7, 1), layout="constrained")
     if not panels:
         figure.suptitle("No image is classified correctly by one network only")

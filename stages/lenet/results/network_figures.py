@@ -82,7 +82,7 @@ def feature_maps(features: Features, info: DatasetInfo, actual: int, predicted: 
     axes.set_aspect("equal")
     figure.suptitle(
         f"{info.title}: the first test image on its way through the network: {info.noun} {names[actual]}, "
-        f"taken for {names[predicted]}\ndark: large outputs, each layer on its own scale",
+        f"classified as {names[predicted]}\ndark: large outputs, each layer on its own scale",
         size=11,
     )
     return figure

@@ -15,11 +15,10 @@ from scipy.optimize import brentq
 
 
 class Difference(NamedTuple):
-    """A difference, its 95% confidence interval, and the p-value of the hypothesis that there is none."""
+    """A difference, its 95% confidence interval if it has one, and the p-value of the hypothesis that there is none."""
 
     value: float
-    low: float
-    high: float
+    interval: tuple[float, float] | None
     p: float
 
 
@@ -42,12 +41,12 @@ def paired_difference(only_a: int, only_b: int, count: int) -> Difference:
         variance = count * (2 * q + difference * (1 - difference))
         return (only_b - only_a - count * difference) / math.sqrt(variance) if variance > 0 else 0.0
 
-    # The score falls from plus to minus infinity; where nothing is discordant it has no sign at the ends.
+    # The score falls as the difference grows. Where all images are discordant in one direction, it is 0 at that end.
     edge = 1 - 1e-9
     low = brentq(lambda d: score(d) - z, -edge, value, xtol=1e-9) if score(-edge) > z else -1.0
     high = brentq(lambda d: score(d) + z, value, edge, xtol=1e-9) if score(edge) < -z else 1.0
     p = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    return Difference(value, low, high, float(p))
+    return Difference(value, (low, high), float(p))
 
 
 def difference_of_means(a: Sequence[float], b: Sequence[float]) -> Difference:
@@ -55,18 +54,18 @@ def difference_of_means(a: Sequence[float], b: Sequence[float]) -> Difference:
 
     Interval and p-value are those of Welch's t-test, which does not take the variances to be equal (Welch, "The
     generalization of 'Student's' problem when several different population variances are involved", Biometrika 34,
-    1947). Where neither sample varies, that test cannot judge: `low` and `high` are the difference, and the p-value is
+    1947). Where neither sample varies, that test cannot judge: there is no interval, and the p-value is
     that of a permutation test, the chance that a random division into two samples gives a difference as large.
     """
     value = round(float(np.mean(b) - np.mean(a)), 12)  # Equal means may have another last bit.
     if len({*a}) == len({*b}) == 1:
         extreme = 2 if len(a) == len(b) else 1  # Divisions with a difference as large.
-        return Difference(value, value, value, extreme / math.comb(len(a) + len(b), len(a)) if value else 1.0)
+        return Difference(value, None, extreme / math.comb(len(a) + len(b), len(a)) if value else 1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of a sample that does not vary, which is no trouble if the other does.
         test = stats.ttest_ind(b, a, equal_var=False)
     low, high = test.confidence_interval(0.95)
-    return Difference(value, float(low), float(high), float(test.pvalue))
+    return Difference(value, (float(low), float(high)), float(test.pvalue))
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -74,6 +73,12 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     mean = float(np.mean(values))
     half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return mean - half, mean + half
+
+
+def accuracy_interval(accuracies: Sequence[float]) -> tuple[float, float]:
+    """The interval of the mean of accuracies in [0, 1], cut at 0 and 1."""
+    low, high = mean_interval(accuracies)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
