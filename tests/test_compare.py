@@ -91,6 +91,7 @@ def test_the_workspace_and_a_commit(project: Path, run_lenet: RunLenet) -> None:
     assert f"{commit_of_few} is ahead of workspace by 1.94 points, but" in outcome.output
     same = run_lenet(project, "compare", "few", "few").output
     assert same.startswith("few and few predict the same class for each of the 360 test images.")
+    assert same.endswith("No image is classified correctly by only one of them.\n")
     assert "Parameters that differ: none" in same
 
 
@@ -123,7 +124,10 @@ def test_groups_by_pattern(project: Path, run_lenet: RunLenet) -> None:
     found = json.loads(run_lenet(project, "compare", "a-seed[01]", "b", "--json").output)
     assert found["runs"] == [2, 4]
     assert found["accuracies"][0] == {"a-seed0": pytest.approx(355 / 360), "a-seed1": pytest.approx(354 / 360)}
-    assert_refused(run_lenet(project, "compare", "a", "b-seed1"), "b-seed1 is one run; a group has at least two")
+    assert_refused(
+        run_lenet(project, "compare", "a", "b-seed1"),
+        "b-seed1 is one run, which cannot be compared with a group; name one run",
+    )
     two = run_lenet(project, "compare", "a-seed1", "b-seed1")
     assert two.output.startswith("a-seed1 is better than b-seed1 by 4.17 points; with these 360 images"), "two runs"
     assert_refused(run_lenet(project, "compare", "a", "*-seed[12]"), "a-seed1 and b-seed1 differ in model.activation")
@@ -219,7 +223,7 @@ def test_what_cannot_be_compared(project: Path, run_lenet: RunLenet, arguments: 
 
 def test_a_picture_that_cannot_be_written(project: Path, run_lenet: RunLenet) -> None:
     (project / "file").touch()
-    outcome = run_lenet(project, "compare", "few", "many", "--picture", "file/flips.png")
+    outcome = run_lenet(project, "compare", "few", "many", "--out", "file/flips.png")
     assert outcome.status == 1
     assert outcome.error.startswith("error: file")
     assert len(outcome.error.splitlines()) == 1

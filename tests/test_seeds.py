@@ -23,7 +23,7 @@ def test_interrupted_seeds_do_not_repeat_finished_runs(digits_project: Path, run
         "activation-tanh-seed0  90.00%",
         "activation-tanh-seed1  92.00%",
         "activation-tanh-seed2  97.00%",
-        "activation-tanh: 3 seeds, test accuracy 93.00% ± 3.61 (the deviation), 90.00% to 97.00%, "
+        "activation-tanh: 3 seeds, test accuracy 93.00% ± 3.61 (the deviation), from 90.00% to 97.00%, "
         "95% interval of the mean 84.04% to 100.00%",
     ]
     assert sh("git", "status", "--porcelain", cwd=digits_project) == "", "the workspace is as it was"
@@ -41,7 +41,7 @@ def test_interrupted_seeds_do_not_repeat_finished_runs(digits_project: Path, run
     assert run_lenet(digits_project, "seeds", "2", "-S", "model.activation=tanh").output.splitlines() == [
         "activation-tanh-seed0  90.00%",
         "activation-tanh-seed1  92.00%",
-        "activation-tanh: 2 seeds, test accuracy 91.00% ± 1.41 (the deviation), 90.00% to 92.00%, "
+        "activation-tanh: 2 seeds, test accuracy 91.00% ± 1.41 (the deviation), from 90.00% to 92.00%, "
         "95% interval of the mean 78.29% to 100.00%",
     ]
 
@@ -55,7 +55,7 @@ def test_interrupted_seeds_do_not_repeat_finished_runs(digits_project: Path, run
     other = ["--name", "seven", "--jobs", "2"]
     assert "seven: 3 seeds, test accuracy 93.00%" in sh("lenet", "seeds", "3", *other, cwd=digits_project)
     outcome = run_lenet(digits_project, "compare", "activation-tanh", "seven")
-    assert outcome.output.startswith("On average activation-tanh and seven are equally good.")
+    assert outcome.output.startswith("activation-tanh and seven have the same mean accuracy.")
     assert "Parameters that differ: model.activation tanh and relu, train.epochs 2 and 7" in outcome.output
 
 

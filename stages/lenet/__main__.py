@@ -197,7 +197,7 @@ def zoo(
 def compare(
     a: Annotated[str, Argument(help="The workspace, a revision of Git's, an experiment, or a group of them.")],
     b: Annotated[str, Argument(help="What it is compared with.")],
-    picture: Annotated[Path, Option(help="Where the picture of the images that flipped goes.")] = Path(
+    out: Annotated[Path, Option(help="Where the picture of the images that flipped goes.")] = Path(
         "dvc_plots/flips.png"
     ),
     as_json: Annotated[bool, Option("--json", help="Print JSON, and draw nothing.")] = False,
@@ -233,9 +233,12 @@ def compare(
         print(comparison.as_text(result))
         if isinstance(result, comparison.Pair):
             print("One run each: `lenet seeds 5` shows how much another seed changes.")
+            if not any(result.overall.only):
+                print("No image is classified correctly by only one of them.")
+                return
             try:
-                write_bytes(picture, to_png(comparison.flipped(runs[0][0], runs[1][0])))
-                print(f"{picture}: the images that only one of them classifies correctly")
+                write_bytes(out, to_png(comparison.flipped(runs[0][0], runs[1][0])))
+                print(f"{out}: the images that only one of them classifies correctly")
             except InputError as error:
                 print(f"warning: no picture: {error}", file=sys.stderr)
 

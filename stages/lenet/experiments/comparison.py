@@ -169,7 +169,7 @@ def compare_groups(a: tuple[str, Sequence[Result]], b: tuple[str, Sequence[Resul
         seeds = f"{counts[0]} seeds each" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]} seeds"
         sentence = f"On average {lead} with {seeds} {chance}"
     else:
-        sentence = f"On average {names[0]} and {names[1]} are equally good."
+        sentence = f"{names[0]} and {names[1]} have the same mean accuracy."
     return Groups(
         sentence,
         names,
@@ -195,8 +195,8 @@ def check_group(name: str, runs: Sequence[Result]) -> None:
     """Check that these are at least two runs, on the same test images, whose parameters differ in train.seed alone."""
     if len(runs) < 2:
         raise InputError(
-            f"{name} is one run; a group has at least two, with different values of train.seed "
-            f"(a pattern, '{name}-seed*', names the group where a run has that name too)"
+            f"{name} is one run, which cannot be compared with a group; name one run of that group, or a group here too"
+            " ('NAME-seed*' is one, even where a single run is called NAME)"
         )
     seeds: dict[Any, str] = {}
     for run in runs:

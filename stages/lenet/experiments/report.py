@@ -272,7 +272,8 @@ _METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def _metrics(results: Sequence[Result]) -> Table:
-    """A row for each metric, a column for each revision; of two, the difference too."""
+    """A row for each metric, a column for each revision; of two on the same data set, the difference too."""
+    subtracted = len(results) == 2 and len({dataset_title(result) for result in results}) == 1
     found = {name for result in results for name in result.metrics}
     rows = []
     for name in [*(name for name in _METRICS if name in found), *sorted(found - _METRICS.keys())]:
@@ -283,12 +284,12 @@ def _metrics(results: Sequence[Result]) -> Table:
             spans = [_interval(result) for result in results]
             cells = [f"{cell} ({low:.2%} to {high:.2%})" for cell, (low, high) in zip(cells, spans, strict=True)]
             label += " (95% interval)"
-        if len(results) == 2:
+        if subtracted:
             first, second = values
             cells.append(NONE if first is None or second is None else _difference(second - first, form))
         rows.append([label, *cells])
     names = [result.name for result in results]
-    columns = ["Metric", *names, *(["Difference"] if len(results) == 2 else [])]
+    columns = ["Metric", *names, *(["Difference"] if subtracted else [])]
     return Table("On the test, validation and training images", columns, rows)
 
 

@@ -98,7 +98,7 @@ def summary(name: str, runs: list[Run]) -> str:
     lines = [f"{run.name}  {accuracy:.2%}" for run, accuracy in zip(runs, accuracies, strict=True)]
     lines.append(
         f"{name}: {len(runs)} seeds, test accuracy {statistics.fmean(accuracies):.2%} ± "
-        f"{100 * statistics.stdev(accuracies):.2f} (the deviation), {min(accuracies):.2%} to {max(accuracies):.2%}, "
-        f"95% interval of the mean {low:.2%} to {high:.2%}"
+        f"{100 * statistics.stdev(accuracies):.2f} (the deviation), from {min(accuracies):.2%} to "
+        f"{max(accuracies):.2%}, 95% interval of the mean {low:.2%} to {high:.2%}"
     )
     return "\n".join(lines)
