@@ -146,8 +146,8 @@ def seeds(
         name = name or seeds.group_name(settings or [])
         seeds.check_name(name)
         runs = seeds.runs_of(name, overlaid(workspace(), ("--set", changes)), count)
-        seeds.run_all(runs, jobs or cores(), replace=False)
-        print(seeds.summary(name, runs))
+        done = seeds.run_all(runs, jobs or cores(), replace=False)
+        print(seeds.summary(name, runs, done))
 
 
 def zoo(

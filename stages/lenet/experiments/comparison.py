@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lenet.data.idx import read_labelled_images
 from lenet.data.info import FILES
 from lenet.errors import InputError
-from lenet.experiments.presets import Values
+from lenet.experiments.presets import Values, flattened
 from lenet.experiments.revisions import Result
 from lenet.results.figures import flips, wilson_interval
 from lenet.results.statistics import Difference, accuracy_interval, difference_of_means, holm, paired_difference
@@ -152,7 +152,7 @@ def compare_groups(a: tuple[str, Sequence[Result]], b: tuple[str, Sequence[Resul
         A group has fewer than two runs, its runs differ in more than train.seed, or the test images are not the same.
     """
     for name, runs in (a, b):
-        check_group(name, runs)
+        _check_group(name, runs)
     _check_same_test_set(a[1][0], b[1][0])
     names, groups = (a[0], b[0]), (a[1], b[1])
     overall = _group_row("all", *([run.metrics["accuracy"] for run in runs] for runs in groups))
@@ -191,7 +191,7 @@ def _group_row(name: str, a: Sequence[float], b: Sequence[float]) -> GroupRow:
     )
 
 
-def check_group(name: str, runs: Sequence[Result]) -> None:
+def _check_group(name: str, runs: Sequence[Result]) -> None:
     """Check that these are at least two runs, on the same test images, whose parameters differ in train.seed alone."""
     if len(runs) < 2:
         raise InputError(
@@ -222,10 +222,7 @@ def _check_same_test_set(a: Result, b: Result) -> None:
 
 def _differences(a: Values, b: Values, *but: str) -> dict[str, tuple[Any, Any]]:
     """The parameters that differ, by their full names: their two values, None where there is no such parameter."""
-    flat = [
-        {f"{section}.{key}": value for section, keys in values.items() for key, value in keys.items()}
-        for values in (a, b)
-    ]
+    flat = flattened(a), flattened(b)
     pairs = {name: (flat[0].get(name), flat[1].get(name)) for name in flat[0] | flat[1] if name not in but}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 

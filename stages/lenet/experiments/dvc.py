@@ -19,7 +19,7 @@ from lenet.cli import Stopped
 from lenet.data.catalog import OWN
 from lenet.errors import InputError
 from lenet.experiments.git import git
-from lenet.experiments.presets import Values
+from lenet.experiments.presets import Values, flattened
 
 
 class Experiment(NamedTuple):
@@ -147,11 +147,11 @@ def run_all(experiments: Mapping[str, Values], jobs: int) -> None:
 
 def _experiment(name: str, changes: Values) -> list[str]:
     """DVC's arguments to run an experiment."""
-    overrides = [f"{section}.{key}={_text(value)}" for section, keys in changes.items() for key, value in keys.items()]
-    return ["exp", "run", "--temp", "--name", name, *(text for pair in overrides for text in ("-S", pair))]
+    overrides = [f"{name}={text(value)}" for name, value in flattened(changes).items()]
+    return ["exp", "run", "--temp", "--name", name, *(word for pair in overrides for word in ("-S", pair))]
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
     """A parameter's value as DVC's -S takes it."""
     return json.dumps(value) if isinstance(value, bool) else str(value)
 

@@ -133,6 +133,11 @@ def overlaid(values: Values, *layers: tuple[str, Values]) -> Values:
     return _checked(values, " and ".join(source for source, changes in layers if changes))
 
 
+def flattened(values: Values) -> dict[str, Any]:
+    """The values by their full names, section.key."""
+    return {f"{section}.{key}": value for section, keys in values.items() for key, value in keys.items()}
+
+
 def differences(values: Values, base: Values) -> Values:
     """The keys of `values` that differ from `base`; sections without any are left out."""
     changed = {

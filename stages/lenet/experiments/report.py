@@ -22,6 +22,7 @@ from lenet.experiments import dvc
 from lenet.experiments.captions import PICTURES, caption, dataset_title, enumerated
 from lenet.experiments.comparison import compare
 from lenet.experiments.git import git
+from lenet.experiments.presets import flattened
 from lenet.experiments.revisions import WORKSPACE, Result, Revision, load, resolve
 from lenet.files import parse_csv
 from lenet.network.description import describe
@@ -300,11 +301,7 @@ def _difference(value: float, form: Callable[[float], str]) -> str:
 
 def _flat(result: Result) -> dict[str, str]:
     """The parameters as texts: section.key -> value."""
-    return {
-        f"{section}.{key}": json.dumps(value) if isinstance(value, bool) else str(value)
-        for section, keys in result.params.items()
-        for key, value in keys.items()
-    }
+    return {name: dvc.text(value) for name, value in flattened(result.params).items()}
 
 
 def _changed(results: Sequence[Result]) -> list[str]:

@@ -82,7 +82,7 @@ def resolve(name: str) -> list[Revision]:
     experiments = _experiments()
     for pattern in (name, f"{name}-seed*"):
         for of_commit in experiments:
-            if runs := [run for run in of_commit if run == pattern or fnmatchcase(run, pattern)]:
+            if runs := [run for run in of_commit if fnmatchcase(run, pattern)]:
                 return [Revision(run, of_commit[run]) for run in sorted(runs, key=_by_number)]
     raise InputError(
         f"{name} is neither a revision of Git's nor an experiment with results; `dvc exp show -A` lists both"

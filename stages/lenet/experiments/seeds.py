@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 from lenet.errors import InputError
 from lenet.experiments import dvc
-from lenet.experiments.comparison import check_group
 from lenet.experiments.dvc import Experiment
 from lenet.experiments.git import git
 from lenet.experiments.presets import Values, differences, overlaid, workspace
-from lenet.experiments.revisions import WORKSPACE, load, resolve
+from lenet.experiments.revisions import WORKSPACE
 from lenet.results.statistics import accuracy_interval
 
 
@@ -32,8 +31,7 @@ class Run(NamedTuple):
 def runs_of(name: str, values: Values, seeds: int) -> list[Run]:
     """The runs `NAME-seed0`, `NAME-seed1`, ... of an experiment with these values, each in one thread."""
     here = workspace()
-    own: list[Values] = [{"train": {"seed": seed, "threads": 1}} for seed in range(seeds)]
-    each = [overlaid(values, ("the seeds", changes)) for changes in own]
+    each = [overlaid(values, ("the seeds", {"train": {"seed": seed, "threads": 1}})) for seed in range(seeds)]
     return [Run(f"{name}-seed{seed}", run, differences(run, here)) for seed, run in enumerate(each)]
 
 
@@ -89,11 +87,9 @@ def check_name(name: str) -> None:
             raise InputError(f"--name {name}: {taken} is the name of a revision already; choose another")
 
 
-def summary(name: str, runs: list[Run]) -> str:
-    """The test accuracies of finished runs: of each, their mean, its interval, and their deviation."""
-    results = [load(revision) for run in runs for revision in resolve(run.name)]
-    check_group(name, results)
-    accuracies = [result.metrics["accuracy"] for result in results]
+def summary(name: str, runs: list[Run], done: dict[str, Experiment]) -> str:
+    """The test accuracies of what `run_all` has done: of each run, their mean, its interval, and their deviation."""
+    accuracies = [done[run.name].metrics["accuracy"] for run in runs]
     low, high = accuracy_interval(accuracies)
     lines = [f"{run.name}  {accuracy:.2%}" for run, accuracy in zip(runs, accuracies, strict=True)]
     lines.append(

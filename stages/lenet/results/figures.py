@@ -245,7 +245,7 @@ def mistakes(
 def flips(
     images: NDArray[np.uint8], actual: pandas.Series, predicted: pandas.DataFrame, probability: pandas.DataFrame
 ) -> Figure:
-    """The test images that only one of two networks classifies correctly, at most 32 of each kind.
+    """The test images, at least one, that only one of two networks classifies correctly, at most 32 of each kind.
 
     `predicted` and `probability` have a column for each network, under its name; rows are as in predictions.csv. The
     most confident mistakes come first.
@@ -256,16 +256,15 @@ def flips(
         flipped = (predicted[right] == actual) & (predicted[wrong] != actual)
         shown = probability[wrong][flipped].sort_values(ascending=False, kind="stable").head(32).index
         if len(shown):
-            pairs = [(shortened(actual[at]), shortened(predicted[wrong][at])) for at in shown]
-            labels = [textwrap.fill(f"{is_} taken for {seen}", 16) for is_, seen in pairs]
+            labels = [
+                textwrap.fill(f"{shortened(actual[at])} taken for {shortened(predicted[wrong][at])}", 16)
+                for at in shown
+            ]
             panels.append((images[shown], labels))
             which = "" if len(shown) == flipped.sum() else f", the {len(shown)} most confident ones"
             images_that = "1 image that" if len(shown) == 1 else f"{flipped.sum():,} images that"
             titles.append(f"{images_that} only {right} classifies correctly\n{wrong}'s mistakes{which}")
     figure = Figure(figsize=(7, 1), layout="constrained")
-    if not panels:
-        figure.suptitle("No image is classified correctly by one network only")
-        return figure
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=_heights(panels))[:, 0]
     for each, title in zip(axes, titles, strict=True):
         each.set_title(title)
