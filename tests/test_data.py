@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from PIL import Image, ImageDraw
 from lenet.data import catalog
 from lenet.data.catalog import CATALOG, Entry, Resource, Source
 from lenet.data.idx import read_idx, read_labelled_images, to_bytes
-from lenet.data.images import as_mnist, grey, resized
+from lenet.data.images import as_mnist, grey, read_grey, resized
 from lenet.data.info import DIGITS, FILES, DatasetInfo, read_info, write_info
 from lenet.data.tensors import load_dataset
 from lenet.data.writers import FILE as WRITERS
@@ -510,7 +511,7 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a text": (lambda own: write(own / "circle/x.png", b"Hello"), "own/circle/x.png: is not a PNG or JPEG image"),
     "a GIF": (
         lambda own: Image.new("L", (9, 9)).save(own / "circle/x.gif"),
-        "own/circle/x.gif: is not a PNG or JPEG image; convert or remove it",
+        "own/circle/x.gif: is not a PNG or JPEG image; convert it or leave it out",
     ),
     "truncated": (
         lambda own: write(own / "circle/x.png", (own / "circle/000.png").read_bytes()[:200]),
@@ -547,9 +548,14 @@ def test_a_bad_folder(project: Path, run_stage: RunStage, case: str) -> None:
 
 
 def digit(project: Path) -> NDArray[np.uint8]:
-    """One of the digits, whose ink is 20 pixels high."""
+    """One of the digits, whose ink is 20 pixels high and without faint edges."""
     images, _ = read_labelled_images(project / "data/raw", "t10k", DIGITS)
-    [tall, *_] = [image for image in images if np.ptp(image.any(axis=1).nonzero()[0]) == 19]
+
+    def box(ink: NDArray[np.bool_]) -> tuple[int, ...]:
+        rows, columns = ink.nonzero()
+        return tuple(int(f(places)) for places in (rows, columns) for f in (np.ptp, np.min))
+
+    tall = next(image for image in images if box(image > 15) == box(image > 0) and box(image > 0)[0] == 19)
     found: NDArray[np.uint8] = tall
     return found
 
@@ -581,8 +587,8 @@ def test_a_digit_in_disguise(digits_run: Path, case: str) -> None:
     image = digit(digits_run)
     disguised = as_mnist(grey(DISGUISES[case](Image.fromarray(image))))
     assert disguised is not None
-    # Half the contrast loses the last bit of each shade; other sizes are resampled.
-    tolerance = {"on grey paper": 2, "twice the size": 40}.get(case, 1)
+    # Half the contrast loses the last bit of each shade.
+    tolerance = 2 if case == "on grey paper" else 1
     assert np.abs(disguised.astype(int) - image).max() <= tolerance
 
 
@@ -627,12 +633,51 @@ def test_resized_keeps_everything(digits_run: Path) -> None:
 
 @needs_mnist
 def test_mnist_is_a_fixed_point() -> None:
-    """Made once more in the same way, its images are the same, up to what rounding brings."""
+    """Made once more in the same way, its images are the same, but for edges that are fainter than a sixteenth."""
     images, _ = read_labelled_images(MNIST, "t10k", DIGITS)
     again = [as_mnist(Image.fromarray(image)) for image in images[:2000]]
     assert all(image is not None for image in again)
     differences = np.abs(np.stack(again).astype(int) - images[:2000]).max(axis=(1, 2))  # type: ignore[arg-type]
-    assert (differences <= 2).mean() > 0.999
+    assert (differences <= 15).mean() > 0.998
+    assert (differences <= 2).mean() > 0.9
+
+
+PHOTOS: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]] = {
+    "even light": lambda x, y: 0 * x * y,
+    "light from the left": lambda x, y: -0.3 * x + 0 * y,
+    "light from a corner": lambda x, y: 0.2 * x - 0.2 * y,
+    "dark corners": lambda x, y: -0.15 * (x**2 + y**2),
+    "both": lambda x, y: 0.2 * x + 0.1 * y - 0.1 * (x**2 + y**2),
+}
+
+
+@pytest.mark.parametrize("light", PHOTOS)
+def test_a_photograph_of_a_digit(digits_run: Path, light: str) -> None:
+    """On paper, in uneven light, with a camera's noise, as a JPEG file: the digit is what it was, nearly."""
+    images, _ = read_labelled_images(digits_run / "data/raw", "t10k", DIGITS)
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[-1:1:600j, -1:1:600j]
+    differences = []
+    for image in images[:20]:
+        ink = np.zeros((600, 600))
+        ink[70:350, 250:530] = np.asarray(Image.fromarray(image).resize((280, 280), Image.Resampling.BICUBIC)) / 255
+        shades = (200 - 110 * ink) * (1 + PHOTOS[light](x, y)) + random.normal(0, 4, ink.shape)
+        stream = io.BytesIO()
+        Image.fromarray(shades.clip(0, 255).astype(np.uint8)).save(stream, "JPEG")
+        whole, photographed = as_mnist(Image.fromarray(image)), as_mnist(read_grey(stream, "a photograph"))
+        assert whole is not None
+        assert photographed is not None
+        differences.append(np.abs(whole.astype(int) - photographed).mean())
+    assert np.mean(differences) < 15
+
+
+def test_paper_without_ink() -> None:
+    """Neither a camera's noise nor uneven light is ink."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[-1:1:600j, -1:1:600j]
+    for light in PHOTOS.values():
+        shades = 200 * (1 + light(x, y)) + random.normal(0, 4, x.shape)
+        assert as_mnist(Image.fromarray(shades.clip(0, 255).astype(np.uint8))) is None
 
 
 # Writers.

@@ -1,16 +1,14 @@
 """`own`: a folder of images, a subfolder for each class (torchvision's ImageFolder), as MNIST's four files."""
 
 import hashlib
-import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lenet.data.catalog import OWN
 from lenet.data.idx import to_bytes
-from lenet.data.images import as_mnist, grey, resized
+from lenet.data.images import as_mnist, read_grey, resized
 from lenet.data.info import FILES, MOST_CLASSES, DatasetInfo, are_classes
 from lenet.errors import InputError, printable
 
@@ -90,21 +88,7 @@ def _sha256(path: Path) -> str:
 
 
 def _read(path: Path, prepare: str) -> NDArray[np.uint8]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                shades = grey(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(
-            f"{path}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller or remove it"
-        ) from None
-    except Image.UnidentifiedImageError:
-        raise InputError(f"{path}: is not a PNG or JPEG image; convert or remove it") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's, for damaged files.
-        raise InputError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); mend or remove it"
-        ) from None
+    shades = read_grey(path, str(path), FORMATS)
     pixels = as_mnist(shades) if prepare == "mnist" else resized(shades)
     if pixels is None:
         raise InputError(f"{path}: is blank: nothing differs from its border; remove it")
