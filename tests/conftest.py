@@ -7,9 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -20,6 +20,9 @@ from lenet.__main__ import main  # Before PyTorch, whose threads wait as lenet.p
 from lenet.data.catalog import CATALOG
 from lenet.params import Params, load_params
 from lenet.processor import PORTABLE, set_arithmetic
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # For what computes in this process. The programs that tests start set these variables themselves.
 set_arithmetic("portable")
@@ -177,6 +180,38 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sh("git", "gc", "--quiet", cwd=folder)
 
     return shared(tmp_path_factory, "run-on-digits", make)
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """A browser; without one, the test is skipped."""
+    from pages import started
+
+    with started() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def mnist_network(tmp_path_factory: pytest.TempPathFactory) -> torch.nn.Sequential:
+    """The default network after one epoch on a third of MNIST's training images."""
+    from lenet.data.idx import read_labelled_images
+    from lenet.data.info import DIGITS as CLASSES
+    from lenet.data.tensors import Dataset, to_tensors
+    from lenet.network.lenet import build
+    from lenet.network.saved import load_model, save_model
+    from lenet.training import loop
+
+    def make(folder: Path) -> None:
+        training = to_tensors(*read_labelled_images(MNIST, "train", CLASSES))
+        third = Dataset(training.images[:20_000], training.labels[:20_000])
+        options = DEFAULTS.train.model_copy(update={"epochs": 1})
+        torch.manual_seed(0)
+        network = build(DEFAULTS.model)
+        for _ in loop.train(network, third, None, options, torch.device("cpu")):
+            pass
+        save_model(folder / "lenet.pt", DEFAULTS.model, CLASSES, network)
+
+    return load_model(shared(tmp_path_factory, "trained-on-mnist", make) / "lenet.pt")[0].eval()
 
 
 @pytest.fixture

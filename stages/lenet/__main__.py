@@ -1,7 +1,7 @@
 """The command `lenet`: describes networks and data sets, runs and compares experiments. The stages are scripts."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from lenet.cli import Argument, Debug, Exit, Option, one_line_errors, run
 
@@ -9,6 +9,8 @@ Settings = Annotated[
     list[str] | None,
     Option("--set", "-S", metavar="SECTION.KEY=VALUE", help="Change a parameter; may be repeated."),
 ]
+
+Whose = Annotated[str, Option(metavar="REV", help="Whose network: a revision of Git's or an experiment.")]
 
 Jobs = Annotated[int | None, Option(min=1, help="Runs at once; by default one for each core.")]
 
@@ -270,6 +272,159 @@ def report(
             report.show(out)
 
 
+def predict(
+    files: Annotated[
+        list[Path],
+        Argument(metavar="FILE", help="Image files, folders of them, or - for an image on standard input."),
+    ],
+    rev: Annotated[
+        str, Option(metavar="REV", help="Whose network: a revision of Git's or an experiment.")
+    ] = "workspace",
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+    explain: Annotated[
+        Path | None,
+        Option(metavar="PICTURE", help="Draw what the network saw in the image, layer by layer, and what counted."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Classify image files with the trained network.
+
+    An image may have any size and any format that Pillow reads. For a network that was trained on MNIST it shows one
+    digit, dark on light or light on dark, anywhere on even paper, and is prepared as MNIST's were.
+
+    Each line has the most probable class and its probability, or says that the image is blank or strange: less familiar
+    to the network than 99% of the images that were held out for validation. If a file cannot be read, the others are
+    classified, and the exit status is 1.
+    """
+    with one_line_errors(debug):
+        import json
+        import sys
+
+        from lenet.errors import InputError, printable
+        from lenet.experiments import models
+        from lenet.files import write_bytes
+        from lenet.results import prediction
+
+        if explain and (len(files) > 1 or files[0].is_dir()):
+            raise InputError("--explain draws one image; name one file")
+        found = prediction.find_images(files)
+        trained = models.trained(models.one(rev))
+        try:
+            familiar = prediction.least_familiar(trained.network, models.validation_images(trained.revision))
+        except InputError as error:
+            print(f"warning: strange images are not found: {printable(str(error))}", file=sys.stderr)
+            familiar = float("-inf")
+        answers = prediction.answers(trained.network, trained.classes, trained.prepare, familiar, found)
+        given = []
+        for answer in answers:
+            given.append(answer)
+            if answer.problem:
+                print(f"error: {printable(answer.problem)}", file=sys.stderr)
+            elif not as_json:
+                print(prediction.as_text(answer))
+        if as_json:
+            print(json.dumps([prediction.as_json(answer) for answer in given], indent=2))
+        failed = any(answer.problem for answer in given)
+        if explain and not failed:
+            from lenet.results import explanation
+            from lenet.results.figures import to_png
+
+            if given[0].image is None:
+                raise InputError(f"{explain}: not written: {files[0]} is blank, so that there is nothing to explain")
+            title = prediction.as_text(given[0]._replace(file=files[0].name))
+            figure = explanation.picture(trained.network, trained.classes, given[0].image, title)
+            write_bytes(explain, to_png(figure))
+            print(f"{explain}: what the network saw", file=sys.stderr)
+    raise Exit(failed)
+
+
+def export(
+    out: Annotated[Path, Argument(metavar="MODEL", help="The file to write, such as model.onnx.")],
+    kind: Annotated[
+        Literal["onnx", "pt2"] | None,
+        Option("--format", help="onnx, or pt2 for torch.export.load; by default what the file's name ends with."),
+    ] = None,
+    rev: Annotated[
+        str, Option(metavar="REV", help="Whose network: a revision of Git's or an experiment.")
+    ] = "workspace",
+    debug: Debug = False,
+) -> None:
+    """Write the trained network as a program that runs without this project.
+
+    Its input is images, uint8 [N, 28, 28], its outputs are logits and probabilities, float32 [N, classes]; padding and
+    normalisation are inside. It is run on the whole test set and compared with PyTorch before it is written.
+    """
+    with one_line_errors(debug):
+        from lenet.errors import InputError
+        from lenet.experiments import models
+        from lenet.files import write_bytes
+        from lenet.network.backend import predict
+        from lenet.results import export
+
+        chosen = kind or out.suffix.removeprefix(".")
+        if chosen not in export.FORMATS:
+            raise InputError(f"{out}: does not end with .onnx or .pt2; name the format with --format")
+        convert, check = export.FORMATS[chosen]
+        revision = models.one(rev)
+        trained, test = models.trained(revision), models.test_images(revision)
+        program = convert(trained.network, trained.classes, models.provenance(trained))
+        found = check(program, test, predict(trained.network, test, 250))
+        if found.predictions:
+            raise InputError(
+                f"{out}: not written: {found.predictions:,} of {found.images:,} test images have another prediction "
+                "than in PyTorch"
+            )
+        write_bytes(out, program)
+        print(
+            f"{out}: {len(program) / 1e3:,.0f} kB; on {found.images:,} test images the predictions are PyTorch's, "
+            f"the logits to within {found.logits:.1e}"
+        )
+
+
+def publish(
+    folder: Annotated[Path, Argument(help="The folder to write, which is empty or does not exist.")],
+    rev: Annotated[str, Option(metavar="REV", help="A revision of Git's or an experiment.")] = "HEAD",
+    debug: Debug = False,
+) -> None:
+    """Write a folder with a run's results, to hand on or to upload to a model hub or an archive.
+
+    It has the weights, the network in ONNX, the report, a model card, the run's parameters, metrics and plots, and, as
+    an RO-Crate, where all of that comes from. The same commit gives the same bytes.
+    """
+    with one_line_errors(debug):
+        from lenet.experiments import publishing
+
+        revision, files = publishing.publish(folder, rev)
+        size = sum(map(len, files.values()))
+        print(f"{folder}: commit {str(revision.commit)[:7]}, {len(files)} files, {size / 1e6:.1f} MB")
+
+
+def draw(
+    rev: Annotated[str, Option(metavar="REV", help="A revision of Git's, an experiment, or a group of them.")] = (
+        "workspace"
+    ),
+    out: Annotated[Path, Option(help="Where the page goes.")] = Path("dvc_plots/draw.html"),
+    debug: Debug = False,
+) -> None:
+    """Open a page to draw on, which shows what the trained network reads.
+
+    The probabilities and the outputs of every layer change with every stroke. It is one file, which needs no network:
+    the weights are in it.
+    """
+    with one_line_errors(debug):
+        from lenet.experiments.drawing import page as page_of
+        from lenet.experiments.models import trained
+        from lenet.experiments.report import show
+        from lenet.experiments.revisions import resolve
+        from lenet.files import write_bytes
+
+        revisions = resolve(rev)
+        page = page_of([trained(revision) for revision in revisions])
+        write_bytes(out, page)
+        print(f"{out}: {len(revisions)} revision{'s' if len(revisions) > 1 else ''}, {len(page) / 1e6:.1f} MB")
+        show(out)
+
+
 def verify(
     record: Annotated[
         bool, Option("--record", help="If all outputs are equal, record this environment in environment.lock.")
@@ -326,7 +481,7 @@ def verify(
 
 def main() -> None:
     """Run the program `lenet`."""
-    run("lenet", describe, data, presets, preset, seeds, zoo, compare, report, verify)
+    run("lenet", describe, data, presets, preset, seeds, zoo, compare, report, predict, draw, export, publish, verify)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ Shades of grey, dark for large values, as ink is; each layer has its own scale.
 
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -52,10 +54,21 @@ def feature_maps(features: Features, info: DatasetInfo, actual: int, predicted: 
 
     The maps of a layer are one below the other. Dense layers have a bar of units, the output layer the classes.
     """
+    figure = Figure(figsize=(9.5, 6.2), layout="constrained")
+    names = class_names(info)
+    draw_layers(figure.subplots(), features, names, predicted)
+    figure.suptitle(
+        f"{info.title}: the first test image on its way through the network: {info.noun} {names[actual]}, "
+        f"classified as {names[predicted]}\ndark: large outputs, each layer on its own scale",
+        size=11,
+    )
+    return figure
+
+
+def draw_layers(axes: Axes, features: Features, names: Sequence[str], predicted: int) -> None:
+    """Draw the outputs of all layers, as `feature_maps` does; the predicted one of the classes is in bold type."""
     blocks = {name: _block(values, 150 if name == "output" else 180) for name, values in features.layers.items()}
     apart, tallest = 30, max(block.height for block in blocks.values())
-    figure = Figure(figsize=(9.5, 6.2), layout="constrained")
-    axes = figure.subplots()
     axes.set_axis_off()
     left = 0.0
     for (name, block), operation in zip(blocks.items(), features.operations.values(), strict=True):
@@ -72,7 +85,6 @@ def feature_maps(features: Features, info: DatasetInfo, actual: int, predicted: 
         if left:
             axes.annotate("", (left - 4, 0), (left - apart + 4, 0), arrowprops={"arrowstyle": "->", "color": "grey"})
         left += block.width + apart
-    names = class_names(info)
     for label, name in enumerate(names):
         place = blocks["output"].height * ((label + 0.5) / len(names) - 0.5)
         weight = "bold" if label == predicted else "normal"
@@ -80,12 +92,6 @@ def feature_maps(features: Features, info: DatasetInfo, actual: int, predicted: 
     axes.set_xlim(-12, left - apart + 6 + 5 * max(map(len, names)))
     axes.set_ylim(tallest / 2 + 24, -tallest / 2 - 22)
     axes.set_aspect("equal")
-    figure.suptitle(
-        f"{info.title}: the first test image on its way through the network: {info.noun} {names[actual]}, "
-        f"classified as {names[predicted]}\ndark: large outputs, each layer on its own scale",
-        size=11,
-    )
-    return figure
 
 
 class Block(NamedTuple):
