@@ -6,75 +6,26 @@ import re
 import shutil
 import webbrowser
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from collections.abc import Callable
+from contextlib import chdir
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import vl_convert
 from conftest import ROOT, RunLenet, assert_refused, commit, set_recorded, sh, shared, tree
-from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
+from pages import opened, words
+from playwright.sync_api import Browser, Page
 
 from lenet.experiments import report
+from lenet.experiments.dvc import md5
 from lenet.files import write_bytes
 from lenet.params import parse_yaml
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-OPTIONS += ["--disable-sync", "--no-first-run"]
 
 # A page's name -> what `lenet report` was asked for. `tanh` is a tag, `mlp` an experiment.
 PAGES = {"one": ["workspace"], "two": ["HEAD", "tanh"], "three": ["HEAD", "tanh", "mlp"]}
 HOSTILE = "</script><script>document.title = 'taken over'</script>"
-
-
-class Opened(NamedTuple):
-    """A page in the browser, what its console says, and what it asked the network for."""
-
-    page: Page
-    problems: list[str]
-    requests: list[str]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield started
-        started.close()
-
-
-@contextmanager
-def opened(
-    browser: Browser, path: Path, width: int = 1200, scheme: Any = "light", local: bool = False
-) -> Iterator[Opened]:
-    """Open a page; with `local` it may load files beside it."""
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    context.set_offline(True)
-    page, problems, requests = context.new_page(), list[str](), list[str]()
-
-    def answer(route: Route) -> None:
-        url = route.request.url
-        if url == path.as_uri() or (local and url.startswith("file:")):
-            route.continue_()
-        else:
-            requests.append(url)
-            route.abort()
-
-    def listen(message: ConsoleMessage) -> None:
-        if message.type in ("warning", "error"):
-            problems.append(message.text)
-
-    page.on("console", listen)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.route("**/*", answer)
-    page.goto(path.as_uri())
-    yield Opened(page, problems, requests)
-    context.close()
 
 
 def rewrite(path: Path, change: Callable[[list[dict[str, str]]], object]) -> None:
@@ -283,16 +234,6 @@ def test_the_keyboard_reaches_everything(browser: Browser, reported: Path) -> No
         assert page.get_by_role("rowheader", name="train.learning_rate").is_visible()
 
 
-def words(browser: Browser, path: Path) -> str:
-    """All that a page says without its charts, folded parts too."""
-    page = browser.new_page(java_script_enabled=False)
-    page.goto(path.as_uri())
-    page.locator("summary").evaluate_all("all => all.forEach(each => { each.parentElement.open = true; })")
-    text = " ".join(page.locator("body").inner_text().split())
-    page.close()
-    return text
-
-
 def test_one_run(browser: Browser, reported: Path) -> None:
     project = reported / "project"
     head = sh("git", "rev-parse", "HEAD", cwd=project).strip()
@@ -427,6 +368,32 @@ def test_no_browser(project: Path, run_lenet: RunLenet, monkeypatch: pytest.Monk
     outcome = run_lenet(project, "report", "--open")
     assert_refused(outcome, "no browser could be started; open dvc_plots/report.html yourself")
     assert (project / "dvc_plots/report.html").exists()
+
+
+def test_a_revision_whose_network_is_gone(browser: Browser, project: Path, run_lenet: RunLenet) -> None:
+    """The page says so; the pad is for the others."""
+    model = project / "models/lenet.pt"
+    shutil.rmtree(project / ".dvc/cache")
+    before = md5(model)
+    with model.open("ab") as file:
+        file.write(b"bytes that change its checksum, and nothing else")
+    lock = project / "dvc.lock"
+    lock.write_text(lock.read_text().replace(str(before), str(md5(model))))
+    assert run_lenet(project, "report", "workspace", "tanh").status == 0
+    text = words(browser, project / "dvc_plots/report.html")
+    assert "No network to draw for: tanh: DVC has its models/lenet.pt neither in its cache nor in a remote" in text
+    with opened(browser, project / "dvc_plots/report.html") as (page, problems, _):
+        assert page.locator("table[data-network] caption").all_text_contents() == ["workspace"]
+        assert not problems
+    model.unlink()
+    assert run_lenet(project, "report").status == 0
+    with opened(browser, project / "dvc_plots/report.html") as (page, problems, _):
+        page.wait_for_function(DRAWN)
+        assert page.locator("#draw ~ .note").inner_text() == (
+            "No network to draw for: models/lenet.pt: no such file; run `dvc repro`."
+        )
+        assert page.locator("#pad").count() == 0
+        assert not problems
 
 
 def test_pages_of_dvc_are_drawn_without_a_network(browser: Browser, project: Path) -> None:

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import vl_convert
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lenet.data.catalog import CATALOG
 from lenet.errors import InputError
 from lenet.experiments import dvc
 from lenet.experiments.captions import PICTURES, caption, dataset_title, enumerated
 from lenet.experiments.comparison import compare
+from lenet.experiments.drawing import TEMPLATES, available
 from lenet.experiments.git import git
 from lenet.experiments.presets import flattened
 from lenet.experiments.revisions import WORKSPACE, Result, Revision, load, resolve
@@ -116,14 +116,8 @@ def page(results: Sequence[Result]) -> bytes:
     charts: dict[str, list[Chart]] = {}
     for chart in drawn:
         charts.setdefault(sections.get(chart.name, "More charts"), []).append(chart)
-    environment = Environment(
-        loader=PackageLoader("lenet", "results"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    text = environment.get_template("report.html").render(
+    drawing, undrawn = available([result.revision for result in results])
+    text = TEMPLATES.get_template("report.html").render(
         heading=_heading(results),
         lead=_lead(results),
         several=len(results) > 1,
@@ -135,6 +129,8 @@ def page(results: Sequence[Result]) -> bytes:
         specifications={chart.name: chart.specification for chart in drawn},
         pictures=pictures,
         missing=missing,
+        drawing=drawing,
+        undrawn=undrawn,
         layers=_layers(results),
         parameters=_parameters("All parameters", results),
         provenance=[_provenance(result) for result in results],
