@@ -31,6 +31,9 @@ CONSTANTS = {
     "99.0%": "the target of the benchmark",
     "80%": "an example of a probability",
     "95%": "the level of all intervals",
+    "99%": "of the validation images, all but the share that is strange",
+    "86.4%": "the probability in docs/explained.png",
+    "21.8%": "and of that picture itself",
     "20 minutes": "how long `make bench` runs, in the Makefile too",
 }
 
@@ -202,6 +205,40 @@ def portability() -> list[str]:
     return lines
 
 
+def reading() -> list[str]:
+    lines = ["| MNIST's test images | files | read right | other prediction than in `evaluate` | strange |"]
+    lines.append("|---|---|---|---|---|")
+    for row in records("benchmarks/reading.csv"):
+        if row["right"] >= 0:  # NaN if they are no digits.
+            counts = (row[name] for name in ("images", "right", "other_prediction", "strange"))
+            lines.append(f"| {row['what']} | {' | '.join(f'{count:,.0f}' for count in counts)} |")
+    return lines
+
+
+def rejected() -> list[str]:
+    lines = ["| no digits | files | strange | blank | taken for a digit |", "|---|---|---|---|---|"]
+    for row in records("benchmarks/reading.csv"):
+        if not row["right"] >= 0:
+            counts = [row[name] for name in ("images", "strange", "blank")]
+            counts.append(counts[0] - counts[1] - counts[2])
+            lines.append(f"| {row['what']} | {' | '.join(f'{count:,.0f}' for count in counts)} |")
+    return lines
+
+
+def using() -> list[str]:
+    lines = ["| what | value |", "|---|---|"]
+    for name, row in table("benchmarks/using.csv").items():
+        match row["unit"]:
+            case "kB":
+                value = f"{row['value']:,.0f} kB"
+            case "s" | "ms" as unit:
+                value = spread(row, "value", "{:.1f}", f" {unit}")
+            case _:
+                value = f"{row['value']:.1e}"
+        lines.append(f"| {name.replace('lenet predict', '`lenet predict`')} | {value} |")
+    return lines
+
+
 TABLES: dict[str, tuple[Callable[[], list[str]], str]] = {
     "metrics/zoo.csv": (zoo, "docs/networks.md"),
     "metrics/zoo-fashion_mnist.csv": (partial(zoo, "metrics/zoo-fashion_mnist.csv"), "docs/networks.md"),
@@ -211,6 +248,8 @@ TABLES: dict[str, tuple[Callable[[], list[str]], str]] = {
     "benchmarks/steps.csv": (steps, "docs/performance.md"),
     "benchmarks/busy.csv": (busy, "docs/performance.md"),
     "benchmarks/portability.csv": (portability, "docs/reproducibility.md"),
+    "benchmarks/reading.csv": (reading, "docs/using.md"),
+    "benchmarks/using.csv": (using, "docs/using.md"),
 }
 
 
@@ -225,6 +264,7 @@ def test_a_page_has_the_rows_of_its_table(name: str) -> None:
 def test_the_pages_have_the_data_sets_and_the_published_figures() -> None:
     assert "\n".join(datasets()) in page("docs/data.md")
     assert "\n".join(published()) in page("docs/networks.md")
+    assert "\n".join(rejected()) in page("docs/using.md")
 
 
 def committed() -> dict[str, float]:

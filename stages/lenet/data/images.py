@@ -108,9 +108,10 @@ def _paper(shades: NDArray[np.int32]) -> NDArray[np.int32]:
     It is the median, or, if that explains the border much better, a surface for uneven light, which falls off to one
     side and to the corners: m + a x + b y + k (x^2 + y^2), from the medians of the thirds of the four sides.
     """
-    flat = np.array(np.median(_border(shades))).astype(np.int32)
+    border = _border(shades)
+    flat = np.array(np.median(border)).astype(np.int32)
     height, width = shades.shape
-    if min(height, width) < 3:
+    if min(height, width) < 3 or (border == flat).all():
         return flat
     sides = (shades[0], shades[-1], shades[:, 0], shades[:, -1])
     thirds = [[int(np.median(part)) for part in np.array_split(side, 3)] for side in sides]
