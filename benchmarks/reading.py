@@ -5,8 +5,8 @@ the workspace as the command does, and writes to benchmarks/reading.csv how many
 than in `evaluate`, or are called strange or blank. Needs `dvc repro`; Fashion-MNIST's images are left out where they
 are not in FASHION_MNIST_MIRROR or data/downloads. Takes about three minutes on two cores.
 
-The share of validation images that are strange is 1% by choice (`lenet.results.prediction.FALSE_ALARMS`); all else here
-was measured after that choice, which also preferred the energy to the highest probability, by such pictures.
+What is strange, `lenet.results.prediction`'s measure and its share of 1% of the validation images, had been chosen by
+such pictures before.
 """
 
 import io
@@ -29,7 +29,7 @@ from lenet.experiments import models
 from lenet.files import write_csv
 from lenet.network.backend import predict
 from lenet.processor import set_arithmetic
-from lenet.results.prediction import Answer, answers, least_familiar
+from lenet.results.prediction import Answer, answers, least_familiarity
 
 Pixels = NDArray[np.uint8]
 SIDE = 280
@@ -156,7 +156,7 @@ def main() -> None:
     """Classify all, print and write the table."""
     set_arithmetic("portable")
     trained = models.trained(models.one("workspace"))
-    familiar = least_familiar(trained.network, models.validation_images(trained.revision))
+    familiar = least_familiarity(trained.network, models.validation_images(trained.revision))
     images, labels = read_labelled_images(Path("data/raw"), "t10k", tuple(trained.classes))
     expected = predict(trained.network, torch.from_numpy(images), 250).argmax(dim=1).tolist()
     about = environment(torch.device("cpu"), "portable")

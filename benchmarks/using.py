@@ -102,7 +102,7 @@ def exported(model: models.Trained, images: torch.Tensor, logits: torch.Tensor) 
     rows: list[Row] = []
     for name, (convert, check) in export.FORMATS.items():
         content = convert(model.network, model.classes, models.provenance(model))
-        difference = check(content, images, logits).logits
+        difference = check(content, images, logits).difference
         rows.append((f"size of model.{name}", "kB", *3 * (len(content) / 1e3,)))
         rows.append((f"largest difference of a logit, {name}", "", *3 * (difference,)))
     return rows

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 from lenet.data import catalog
 from lenet.data.catalog import CATALOG, Entry, Resource, Source
 from lenet.data.idx import read_idx, read_labelled_images, to_bytes
-from lenet.data.images import as_mnist, grey, read_grey, resized
+from lenet.data.images import _paper, as_mnist, grey, read_grey, resized
 from lenet.data.info import DIGITS, FILES, DatasetInfo, read_info, write_info
 from lenet.data.tensors import load_dataset
 from lenet.data.writers import FILE as WRITERS
@@ -669,6 +669,24 @@ def test_a_photograph_of_a_digit(digits_run: Path, light: str) -> None:
         assert photographed is not None
         differences.append(np.abs(whole.astype(int) - photographed).mean())
     assert np.mean(differences) < 15
+
+
+def test_the_shade_of_paper_in_uneven_light() -> None:
+    """A surface like those that are fitted is found, to a few shades: light changes within a third, too."""
+    y, x = np.mgrid[-1:1:301j, -1:1:401j]
+    shades = np.rint(180 + 20 * x - 15 * y - 30 * (x**2 + y**2)).astype(np.int32)
+    assert np.abs(_paper(shades) - shades).max() <= 4
+    assert np.ptp(shades) > 90
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [(np.float32, 1 / 255), (np.int32, 1), (np.int32, 100_000)])
+def test_images_of_other_numbers(digits_run: Path, dtype: type, factor: float) -> None:
+    """TIFF's 32 bits: where black and white are is not known, so the darkest and the lightest shade are taken."""
+    image = digit(digits_run)
+    stream = io.BytesIO()
+    Image.fromarray((image.astype(np.float64) * factor).astype(dtype)).save(stream, "TIFF")
+    found = np.asarray(read_grey(stream, "an image")).astype(int)
+    assert np.abs(found - np.rint((image - image.min()) * (255 / np.ptp(image)))).max() <= 1
 
 
 def test_paper_without_ink() -> None:

@@ -216,7 +216,7 @@ def reading() -> list[str]:
 
 
 def rejected() -> list[str]:
-    lines = ["| no digits | files | strange | blank | taken for a digit |", "|---|---|---|---|---|"]
+    lines = ["| other things | files | strange | blank | taken for a digit |", "|---|---|---|---|---|"]
     for row in records("benchmarks/reading.csv"):
         if not row["right"] >= 0:
             counts = [row[name] for name in ("images", "strange", "blank")]

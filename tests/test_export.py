@@ -44,7 +44,7 @@ def test_every_network_computes_the_same(case: str, form: str) -> None:
     program = convert(built, DIGITS, {})
     found = check(program, images(), predict(built, images(), 250))
     assert (found.images, found.predictions) == (50, 0)
-    assert found.logits < 1e-4
+    assert found.difference < 1e-4
     # What runs elsewhere has nothing of this machine in it, and the same network gives the same bytes.
     for part in (str(Path(__file__).parents[1]), str(Path.home()), "site-packages"):
         assert part.encode() not in program
@@ -59,14 +59,22 @@ def test_the_check_finds_another_network(
 
     monkeypatch.setitem(export.FORMATS, "pt2", (wrong, export.check_pt2))
     outcome = run_lenet(digits_project, "export", "model.pt2")
-    assert_refused(outcome, "model.pt2: not written: ", "of 360 test images have another prediction than in PyTorch")
+    assert_refused(outcome, "workspace: not exported: of 360 test images, ", "another prediction than in PyTorch")
     assert not (digits_project / "model.pt2").exists()
+
+
+@pytest.mark.parametrize("form", export.FORMATS)
+def test_the_check_finds_what_is_not_a_number(form: str) -> None:
+    broken = network("default")
+    broken[-1].bias.data.fill_(float("nan"))  # type: ignore[operator]
+    convert, check = export.FORMATS[form]
+    assert not check(convert(broken, DIGITS, {}), images(), predict(broken, images(), 250)).passed
 
 
 def test_onnx(run_lenet: RunLenet, digits_project: Path) -> None:
     outcome = run_lenet(digits_project, "export", "model.onnx")
     assert (outcome.status, outcome.error) == (0, "")
-    assert "on 360 test images the predictions are PyTorch's, the logits to within " in outcome.output
+    assert "on 360 test images the predictions are PyTorch's, logits and probabilities to within " in outcome.output
     model = onnx.load(digits_project / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert [(each.domain, each.version) for each in model.opset_import] == [("", 20)]

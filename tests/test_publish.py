@@ -73,7 +73,7 @@ def published(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what takes seconds."""
     monkeypatch.setattr("lenet.experiments.report.page", lambda _: b"<!DOCTYPE html>")
-    monkeypatch.setattr(publishing, "_onnx", lambda _: b"ONNX")
+    monkeypatch.setattr("lenet.experiments.models.exported", lambda *_: (b"ONNX", None))
 
 
 def content(folder: Path) -> dict[str, bytes]:

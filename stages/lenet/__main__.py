@@ -1,4 +1,4 @@
-"""The command `lenet`: describes networks and data sets, runs and compares experiments. The stages are scripts."""
+"""The command `lenet`: runs and compares experiments, uses and publishes their results. The stages are scripts."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ Settings = Annotated[
     Option("--set", "-S", metavar="SECTION.KEY=VALUE", help="Change a parameter; may be repeated."),
 ]
 
-Whose = Annotated[str, Option(metavar="REV", help="Whose network: a revision of Git's or an experiment.")]
+Network = Annotated[str, Option(metavar="REV", help="Which network: a revision of Git's or an experiment.")]
 
 Jobs = Annotated[int | None, Option(min=1, help="Runs at once; by default one for each core.")]
 
@@ -277,13 +277,13 @@ def predict(
         list[Path],
         Argument(metavar="FILE", help="Image files, folders of them, or - for an image on standard input."),
     ],
-    rev: Annotated[
-        str, Option(metavar="REV", help="Whose network: a revision of Git's or an experiment.")
-    ] = "workspace",
+    rev: Network = "workspace",
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
     explain: Annotated[
         Path | None,
-        Option(metavar="PICTURE", help="Draw what the network saw in the image, layer by layer, and what counted."),
+        Option(
+            metavar="PICTURE", help="Draw what the network saw, layer by layer, and which ink counted, to this file."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -307,12 +307,14 @@ def predict(
 
         if explain and (len(files) > 1 or files[0].is_dir()):
             raise InputError("--explain draws one image; name one file")
+        if explain and explain.exists() and explain.samefile(files[0]):
+            raise InputError(f"{explain}: is the image itself; name another file for --explain")
         found = prediction.find_images(files)
         trained = models.trained(models.one(rev))
         try:
-            familiar = prediction.least_familiar(trained.network, models.validation_images(trained.revision))
+            familiar = prediction.least_familiarity(trained.network, models.validation_images(trained.revision))
         except InputError as error:
-            print(f"warning: strange images are not found: {printable(str(error))}", file=sys.stderr)
+            print(f"warning: strange images cannot be flagged: {printable(str(error))}", file=sys.stderr)
             familiar = float("-inf")
         answers = prediction.answers(trained.network, trained.classes, trained.prepare, familiar, found)
         given = []
@@ -344,9 +346,7 @@ def export(
         Literal["onnx", "pt2"] | None,
         Option("--format", help="onnx, or pt2 for torch.export.load; by default what the file's name ends with."),
     ] = None,
-    rev: Annotated[
-        str, Option(metavar="REV", help="Whose network: a revision of Git's or an experiment.")
-    ] = "workspace",
+    rev: Network = "workspace",
     debug: Debug = False,
 ) -> None:
     """Write the trained network as a program that runs without this project.
@@ -358,26 +358,16 @@ def export(
         from lenet.errors import InputError
         from lenet.experiments import models
         from lenet.files import write_bytes
-        from lenet.network.backend import predict
-        from lenet.results import export
+        from lenet.results.export import FORMATS
 
         chosen = kind or out.suffix.removeprefix(".")
-        if chosen not in export.FORMATS:
+        if chosen not in FORMATS:
             raise InputError(f"{out}: does not end with .onnx or .pt2; name the format with --format")
-        convert, check = export.FORMATS[chosen]
-        revision = models.one(rev)
-        trained, test = models.trained(revision), models.test_images(revision)
-        program = convert(trained.network, trained.classes, models.provenance(trained))
-        found = check(program, test, predict(trained.network, test, 250))
-        if found.predictions:
-            raise InputError(
-                f"{out}: not written: {found.predictions:,} of {found.images:,} test images have another prediction "
-                "than in PyTorch"
-            )
+        program, found = models.exported(models.trained(models.one(rev)), chosen)
         write_bytes(out, program)
         print(
             f"{out}: {len(program) / 1e3:,.0f} kB; on {found.images:,} test images the predictions are PyTorch's, "
-            f"the logits to within {found.logits:.1e}"
+            f"logits and probabilities to within {found.difference:.1e}"
         )
 
 
@@ -400,29 +390,35 @@ def publish(
 
 
 def draw(
-    rev: Annotated[str, Option(metavar="REV", help="A revision of Git's, an experiment, or a group of them.")] = (
-        "workspace"
-    ),
+    revisions: Annotated[
+        list[str] | None,
+        Argument(metavar="REV", help="Revisions of Git's, experiments, or groups of them; by default the workspace."),
+    ] = None,
     out: Annotated[Path, Option(help="Where the page goes.")] = Path("dvc_plots/draw.html"),
     debug: Debug = False,
 ) -> None:
-    """Open a page to draw on, which shows what the trained network reads.
+    """Open a page to draw on, which shows what the trained network reads; with several revisions, what each one reads.
 
     The probabilities and the outputs of every layer change with every stroke. It is one file, which needs no network:
     the weights are in it.
     """
     with one_line_errors(debug):
-        from lenet.experiments.drawing import page as page_of
-        from lenet.experiments.models import trained
+        import sys
+
+        from lenet.errors import InputError
+        from lenet.experiments import drawing, models
         from lenet.experiments.report import show
-        from lenet.experiments.revisions import resolve
+        from lenet.experiments.revisions import WORKSPACE, resolve
         from lenet.files import write_bytes
 
-        revisions = resolve(rev)
-        page = page_of([trained(revision) for revision in revisions])
+        wanted = [revision for name in revisions or [WORKSPACE] for revision in resolve(name)]
+        page = drawing.page([models.trained(revision) for revision in wanted])
         write_bytes(out, page)
-        print(f"{out}: {len(revisions)} revision{'s' if len(revisions) > 1 else ''}, {len(page) / 1e6:.1f} MB")
-        show(out)
+        print(f"{out}: {len(wanted)} revision{'s' if len(wanted) > 1 else ''}, {len(page) / 1e6:.1f} MB")
+        try:
+            show(out)
+        except InputError as error:
+            print(f"warning: {error}", file=sys.stderr)
 
 
 def verify(

@@ -130,7 +130,7 @@ def _program(
         bool, Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Describe networks and data, run experiments, report, compare, verify. The stages are scripts in stages/."""
+    """Run and compare experiments; use, publish and verify their results. The stages are scripts in stages/."""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

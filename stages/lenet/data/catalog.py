@@ -58,6 +58,8 @@ class Entry(NamedTuple):
         Where the four files come from; None for `digits`, which scikit-learn's package contains.
     writers : Source or None
         A file that says who wrote each training image, if there is one: `lenet.data.writers`.
+    prepare : str
+        Which value of `data.prepare` makes an image one like those of the data set.
     """
 
     info: DatasetInfo
@@ -66,6 +68,7 @@ class Entry(NamedTuple):
     citation: str
     source: Source | None = None
     writers: Source | None = None
+    prepare: str = "mnist"
 
     @property
     def sources(self) -> list[Source]:
@@ -141,6 +144,7 @@ _ROWS = (
                 (5_148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
             ),
         ),
+        prepare="resize",
     ),
     Entry(
         DatasetInfo(
@@ -165,6 +169,7 @@ _ROWS = (
                 (5_120, "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c"),
             ),
         ),
+        prepare="resize",
     ),
     Entry(
         DatasetInfo("digits", "scikit-learn's digits", DIGITS, 0.1574, 0.2930),

@@ -3,6 +3,7 @@
 Pillow resamples 8-bit images in integers, so the bytes do not depend on the processor.
 """
 
+import functools
 import math
 import warnings
 from pathlib import Path
@@ -22,8 +23,17 @@ _LARGEST = 1000
 """In pixels. Larger images are first reduced, which saves time and evens out a camera's noise."""
 
 
+@functools.cache
+def readable() -> tuple[str, ...]:
+    """The formats that Pillow reads by itself: a PostScript file is a program, which it runs in another one."""
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in ("EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"))
+
+
 def read_grey(file: Path | IO[bytes], name: str, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """Read an image file, called `name` in errors, of one of Pillow's formats, as `grey` gives it.
+    """Read an image file, called `name` in errors, of one of these of Pillow's formats, as `grey` gives it.
+
+    Without `formats`, those are `readable`.
 
     Raises
     ------
@@ -34,7 +44,7 @@ def read_grey(file: Path | IO[bytes], name: str, formats: tuple[str, ...] | None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Of metadata that Pillow does not understand.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=formats) as image:
+            with Image.open(file, formats=formats or readable()) as image:
                 return grey(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(
@@ -43,17 +53,22 @@ def read_grey(file: Path | IO[bytes], name: str, formats: tuple[str, ...] | None
     except Image.UnidentifiedImageError:
         wanted = f"a {' or '.join(formats)} image" if formats else "an image of a format that Pillow reads"
         raise InputError(f"{name}: is not {wanted}; convert it or leave it out") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's, for damaged files.
-        raise InputError(
-            f"{name}: cannot be read ({getattr(error, 'strerror', None) or error}); mend it or leave it out"
-        ) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders fail in many ways, which all mean the same to the user.
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(f"{name}: cannot be read ({reason}); repair it or leave it out") from None
 
 
 def grey(image: Image.Image) -> Image.Image:
     """The image upright and in grey, mode L; what is transparent gets the opposite shade of what is not."""
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits; Pillow would cut off all above 255.
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if image.mode.startswith("I;16"):  # Pillow would cut off all above 255.
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):  # Where black and white are is not known.
+        values = np.asarray(image, np.float64)
+        levels = (values - values.min()) * (255 / max(np.ptp(values), 1e-9))
+        return Image.fromarray(levels.round().astype(np.uint8))
     if not image.has_transparency_data:
         return image.convert("L")
     shades, opacity = (np.asarray(band, np.uint16) for band in image.convert("LA").split())
@@ -119,8 +134,8 @@ def _paper(shades: NDArray[np.int32]) -> NDArray[np.int32]:
     middle = (top + bottom + left + right) / 4
     corners = sum(first + last for first, _, last in thirds) / 8
     y, x = np.linspace(-1, 1, height)[:, np.newaxis], np.linspace(-1, 1, width)
-    # The mean of x^2 + y^2 is 28/27 in the middle thirds, and 11/27 more in the others, with 2/3 for |x| there.
-    bend = (corners - middle) / (11 / 27) * (x**2 + y**2 - 28 / 27)
+    # The median of x^2 + y^2 is 1/36 + 1 in the middle third of a side, and 4/9 + 1 in the others.
+    bend = (corners - middle) / (4 / 9 - 1 / 36) * (x**2 + y**2 - 37 / 36)
     surface = np.rint(middle + (right - left) / 2 * x + (bottom - top) / 2 * y + bend).astype(np.int32)
     deviations = [np.abs(_border(shades - paper)).mean() for paper in (surface, flat)]
     return surface if 2 * deviations[0] < deviations[1] else flat

@@ -1,21 +1,18 @@
 """A pad to draw on, and what the trained networks of revisions make of the drawing, computed in the page itself."""
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lenet.data.info import DIGITS
-from lenet.data.tensors import load_dataset
 from lenet.errors import InputError
 from lenet.experiments.captions import enumerated
-from lenet.experiments.models import MODEL, Trained, stored, trained, validation_images
-from lenet.experiments.revisions import TEST_SET, WORKSPACE, Revision
+from lenet.experiments.models import Trained, test_set, trained, validation_images
+from lenet.experiments.revisions import WORKSPACE, Revision
 from lenet.results.javascript import in_base64, program
-from lenet.results.prediction import least_familiar
+from lenet.results.prediction import least_familiarity
 
 TEMPLATES = Environment(
     loader=PackageLoader("lenet", "results"),
@@ -68,7 +65,6 @@ def available(revisions: Sequence[Revision]) -> tuple[Drawing | None, list[str]]
     models, reasons = list[Trained](), list[str]()
     for revision in revisions:
         try:
-            stored(revision, MODEL)  # Otherwise the page would show another network than the one with its results.
             models.append(trained(revision))
         except InputError as error:
             reasons.append(str(error))
@@ -78,7 +74,7 @@ def available(revisions: Sequence[Revision]) -> tuple[Drawing | None, list[str]]
 def page(models: Sequence[Trained]) -> bytes:
     """Render a page that has a pad for these networks, and nothing else."""
     names = enumerated([model.revision.name.replace(WORKSPACE, "the workspace") for model in models])
-    heading = f"What the network of {names} reads" if len(models) == 1 else f"What the networks of {names} read"
+    heading = f"Draw for the network of {names}" if len(models) == 1 else f"Draw for the networks of {names}"
     return TEMPLATES.get_template("draw.html").render(heading=heading, drawing=drawing(models)).encode()
 
 
@@ -89,26 +85,23 @@ def _hint(models: Sequence[Trained]) -> str:
     if any(model.prepare == "mnist" for model in models):
         hint += " It is scaled and centred as MNIST's digits were, so its size and place do not matter."
     if whole := [model.revision.name for model in models if model.prepare == "resize"]:
-        hint += f" For {enumerated(whole)}, fill it in, as large as the square, all of which becomes the image."
+        hint += f" For {enumerated(whole)}, fill the shape in, and use the whole square, which becomes the image."
     return hint
 
 
 def _familiar(model: Trained) -> float | None:
     try:
-        return least_familiar(model.network, validation_images(model.revision))
+        return least_familiarity(model.network, validation_images(model.revision))
     except InputError:
         return None
 
 
 def _examples(model: Trained) -> dict[str, Any] | None:
     """The first test image of each class, of at most ten."""
-    with tempfile.TemporaryDirectory(prefix="lenet-test-") as folder:
-        copy = Path(folder, Path(TEST_SET).name)
-        try:
-            copy.write_bytes(stored(model.revision, TEST_SET))
-            images, labels = load_dataset(copy, len(model.classes))
-        except InputError:
-            return None
+    try:
+        images, labels = test_set(model.revision)
+    except InputError:
+        return None
     first = {label: int((labels == label).nonzero()[0]) for label in labels.unique().tolist()[:MOST_EXAMPLES]}
     return {
         "labels": [model.classes[label] for label in first],

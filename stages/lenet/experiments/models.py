@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from lenet.data.tensors import parse_pt
+from lenet.data.catalog import CATALOG
+from lenet.data.tensors import Dataset, parse_pt
 from lenet.errors import InputError
 from lenet.experiments.revisions import TEST_SET, Revision, resolve
+from lenet.network.backend import predict
 from lenet.network.saved import load_model
 from lenet.params import parse_yaml
+from lenet.results.export import FORMATS, Check
 
 MODEL = "models/lenet.pt"
-FROM_PHOTOS = ("fashion_mnist",)
-"""The data sets whose images are of things, not of ink on paper."""
 
 
 class Trained(NamedTuple):
@@ -47,33 +48,30 @@ def trained(revision: Revision) -> Trained:
     Raises
     ------
     InputError
-        There is none, DVC does not have it, or it is damaged or foreign.
+        There is none, it is not the one that dvc.lock lists or DVC does not have that, or it is damaged or foreign.
     """
     text = revision.read("dvc.lock")
     if text is None:
-        raise InputError(f"{revision.name} has no results: it has no dvc.lock")
+        raise InputError(f"{revision.name} has no results: it has no dvc.lock; run this in the project's root")
     try:
         lock: Any = parse_yaml(text, "dvc.lock")
         data = lock["stages"]["download"]["params"]["params.yaml"]["data"]
         dataset, prepare = str(data["dataset"]), str(data.get("prepare", "mnist"))
     except (InputError, KeyError, TypeError, AttributeError):
         raise InputError(f"{revision.name}: its dvc.lock is not that of this pipeline") from None
-    if dataset != "own":
-        prepare = "resize" if dataset in FROM_PHOTOS else "mnist"
-    if revision.commit is None:
-        if not Path(MODEL).is_file():
-            raise InputError(f"{MODEL}: no such file; run `dvc repro`")
-        network, classes = load_model(Path(MODEL))
-    else:
-        with tempfile.TemporaryDirectory(prefix="lenet-model-") as folder:
-            copy = Path(folder, Path(MODEL).name)
-            copy.write_bytes(stored(revision, MODEL))
-            try:
-                network, classes = load_model(copy)
-            except InputError as error:
-                # Its advice is about a file of the workspace.
-                reason = str(error).replace(str(copy), MODEL).rpartition(";")[0]
-                raise InputError(f"{revision.name}: {reason}") from None
+    if dataset in CATALOG:
+        prepare = CATALOG[dataset].prepare
+    with tempfile.TemporaryDirectory(prefix="lenet-model-") as folder:
+        copy = Path(folder, Path(MODEL).name)
+        copy.write_bytes(stored(revision, MODEL))
+        try:
+            network, classes = load_model(copy)
+        except InputError as error:
+            # Its advice is about a file of the workspace.
+            reason = str(error).replace(str(copy), MODEL).rpartition(";")[0]
+            raise InputError(f"{revision.name}: {reason}") from None
+    if not all(weights.isfinite().all() for weights in network.state_dict().values()):
+        raise InputError(f"{revision.name}: {MODEL}: has weights that are not finite numbers; train it again")
     return Trained(revision, network.eval(), classes, dataset, prepare)
 
 
@@ -95,14 +93,8 @@ def provenance(trained: Trained) -> dict[str, str]:
     """Where a network comes from, for the metadata of an exported one.
 
     `dataset`, `weights_md5`, the checksum of models/lenet.pt in dvc.lock, and of a commit its hash, `commit`.
-
-    Raises
-    ------
-    InputError
-        The workspace's model is not the one that its dvc.lock lists.
     """
-    weights = stored(trained.revision, MODEL)
-    found = {"dataset": trained.dataset, "weights_md5": hashlib.md5(weights, usedforsecurity=False).hexdigest()}
+    found = {"dataset": trained.dataset, "weights_md5": _listed(trained.revision, MODEL)}
     return found | ({"commit": trained.revision.commit} if trained.revision.commit else {})
 
 
@@ -137,27 +129,49 @@ def stored(revision: Revision, path: str) -> bytes:
     return bytes(found)
 
 
-def test_images(revision: Revision) -> Tensor:
-    """The revision's test images, uint8 [N, 28, 28]; errors as `stored`."""
-    return _images(revision, TEST_SET)
+def exported(trained: Trained, form: str) -> tuple[bytes, Check]:
+    """The network in a format of `lenet.results.export`, and how its outputs for the test set compare with PyTorch's.
+
+    Raises
+    ------
+    InputError
+        It would predict something else than PyTorch does, or DVC does not have the test set or these weights.
+    """
+    convert, check = FORMATS[form]
+    images = test_set(trained.revision).images
+    program = convert(trained.network, trained.classes, provenance(trained))
+    found = check(program, images, predict(trained.network, images, 250))
+    if not found.passed:
+        raise InputError(
+            f"{trained.revision.name}: not exported: of {found.images:,} test images, {found.predictions:,} have "
+            f"another prediction than in PyTorch, and outputs differ by up to {found.difference:.1e}"
+        )
+    return program, found
+
+
+def test_set(revision: Revision) -> Dataset:
+    """The revision's test set; errors as `stored`."""
+    return _dataset(revision, TEST_SET)
 
 
 def validation_images(revision: Revision) -> Tensor:
     """The revision's validation images, uint8 [N, 28, 28]; the training images if none were held out."""
-    held_out = _images(revision, "data/processed/validation.pt")
-    return held_out if len(held_out) else _images(revision, "data/processed/training.pt")
+    held_out = _dataset(revision, "data/processed/validation.pt").images
+    return held_out if len(held_out) else _dataset(revision, "data/processed/training.pt").images
 
 
-def _images(revision: Revision, path: str) -> Tensor:
-    found: Tensor = parse_pt(Path(path), io.BytesIO(stored(revision, path)))[0]
-    return found
+def _dataset(revision: Revision, path: str) -> Dataset:
+    return Dataset(*parse_pt(Path(path), io.BytesIO(stored(revision, path))))
 
 
 def _listed(revision: Revision, path: str) -> str:
     """The MD5 of a file in the revision's dvc.lock, by the stage that writes it or one that reads it."""
-    lock: Any = parse_yaml(revision.read("dvc.lock") or b"", "dvc.lock")
-    for stage in (lock or {}).get("stages", {}).values():
-        for entry in (*stage.get("outs", ()), *stage.get("deps", ())):
-            if entry["path"] == path:
-                return str(entry["md5"])
+    try:
+        lock: Any = parse_yaml(revision.read("dvc.lock") or b"", "dvc.lock")
+        for stage in lock["stages"].values():
+            for entry in (*stage.get("outs", ()), *stage.get("deps", ())):
+                if entry["path"] == path:
+                    return str(entry["md5"])
+    except (InputError, KeyError, TypeError, AttributeError):
+        pass  # Not the lock of this pipeline.
     raise InputError(f"{revision.name}: its dvc.lock lists no {path}; run `dvc repro`")

@@ -31,7 +31,6 @@ from lenet.experiments.git import git
 from lenet.experiments.presets import flattened
 from lenet.experiments.revisions import WORKSPACE, Result, Revision, load
 from lenet.files import leftovers
-from lenet.network.backend import predict
 from lenet.network.description import describe
 from lenet.results.figures import wilson_interval
 
@@ -65,7 +64,7 @@ def publish(folder: Path, name: str) -> tuple[Revision, dict[str, bytes]]:
     if missing := [module for module in MODULES if find_spec(module) is None]:
         raise InputError(f"publishing needs {', '.join(missing)}; run `pip install -e '.[publish]'`")
     if name == WORKSPACE:
-        raise InputError("the workspace is not published, because nobody else could get it; commit it and publish HEAD")
+        raise InputError("nobody else can check the workspace out; commit it and publish HEAD")
     revision = models.one(name)
     result = load(revision)
     with _appears_whole(folder) as aside:
@@ -90,7 +89,7 @@ def _appears_whole(folder: Path) -> Iterator[Path]:
         raise InputError(f"{folder}: is not empty; {wanted}")
     place = folder.resolve()  # A rename does not follow a link.
     aside = place.with_name(f".{place.name}.{os.getpid()}.part")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _under_name(folder):
             for left in leftovers(place.parent, glob.escape(place.name)):
@@ -119,7 +118,10 @@ def _files(revision: Revision, result: Result) -> dict[str, bytes]:
     # The user may call the commit one thing today and another tomorrow.
     result = result._replace(revision=Revision(commit[:7], commit))
     trained = models.trained(revision)
+    models.validation_images(revision)  # Without them, the report would have other bytes.
     files = {path: content for path in _ALONGSIDE if (content := revision.read(path)) is not None}
+    if crate.WORKFLOW not in files:
+        raise InputError(f"{revision.name} has no {crate.WORKFLOW}")
     files |= _outputs(revision, result)
     environment = _environment(revision, result)
     if environment:
@@ -128,34 +130,13 @@ def _files(revision: Revision, result: Result) -> dict[str, bytes]:
     card = Card(result, origin, trained.network)
     files |= {
         crate.WEIGHTS: models.stored(revision, models.MODEL),
-        crate.ONNX: _onnx(trained),
+        crate.ONNX: models.exported(trained, "onnx")[0],
         crate.REPORT: report.page([result]),
         crate.CARD: card.text().encode(),
     }
     files[crate.NAME] = crate.metadata(card.title, card.summary, origin, result, files)
     sums = [f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in sorted(files.items())]
     return files | {crate.CHECKSUMS: "".join(sums).encode()}
-
-
-def _onnx(trained: models.Trained) -> bytes:
-    """The network in ONNX.
-
-    Raises
-    ------
-    InputError
-        It would not predict what PyTorch predicts for each test image, or DVC does not have these images.
-    """
-    from lenet.results.export import check_onnx, to_onnx
-
-    model = to_onnx(trained.network, trained.classes, models.provenance(trained))
-    images = models.test_images(trained.revision)
-    found = check_onnx(model, images, predict(trained.network, images, 250))
-    if found.predictions:
-        raise InputError(
-            f"{trained.revision.name}: {found.predictions:,} of {found.images:,} test images have another prediction "
-            "in ONNX than in PyTorch; try another version of onnx or onnxruntime"
-        )
-    return model
 
 
 def _outputs(revision: Revision, result: Result) -> dict[str, bytes]:
@@ -197,8 +178,12 @@ def _origin(commit: str, revision: Revision, environment: dict[str, str]) -> Ori
     packages = {package: pin for package, pin in sorted(pins) if several[package] == 1}
     try:
         project = tomllib.loads((revision.read("pyproject.toml") or b"").decode())["project"]
-        repository = str(project["urls"]["Repository"]).rstrip("/")
     except (ValueError, KeyError, TypeError):
+        project = {}
+    if project.get("license", "MIT") != "MIT":
+        raise InputError(f"{revision.name}: its licence is not MIT, for which card.md and crate.py are written")
+    repository = str(project.get("urls", {}).get("Repository", "")).rstrip("/")
+    if not re.fullmatch(r"https://[\w./~-]+", repository):
         repository = ""
     return Origin(commit, about[0], about[1], repository, packages, environment, version("lenet"))
 
@@ -279,8 +264,9 @@ def _share(name: str, images: int, value: float) -> Share:
 
 
 def _plain(text: object) -> str:
-    """A text in which Markdown and HTML see nothing special, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|&])", r"\\\1", " ".join(str(text).split()))
+    """A text in which Markdown, its usual extensions and HTML see nothing special, on one line."""
+    escaped = re.sub(r"([\\`*_\[\]<>|&~$@#!])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"://|(?<=www)\.", lambda found: f"&#{ord(found[0][0])};{found[0][1:]}", escaped)
 
 
 def _split(result: Result, entry: Entry | None) -> dict[str, str]:
@@ -303,7 +289,8 @@ ABOUT_DATA = {
     "kmnist": "The characters, ten of the cursive hiragana, are from classical Japanese books. Each image "
     "is one character, light on dark, scaled to 28x28 pixels.",
     "digits": "Few people wrote the digits, and the same people wrote those for training and those for the test, so "
-    "that the digits of others are recognised less often. The images had 8x8 pixels and were enlarged to 28x28.",
+    "that the digits of others are recognised less often. The images had 8x8 pixels, and were enlarged to 20x20 and "
+    "centred by their mass in 28x28.",
     OWN: "The images are the author's own. What they show, and whom, is not recorded here. Each was made one of 28x28 "
     "grey pixels, light on dark.",
 }

@@ -27,7 +27,7 @@ def integrated_gradients(
     Pixels without ink count for nothing: what the network makes of their being blank is not seen.
     """
     exact = copy.deepcopy(network).double().eval()
-    target = torch.from_numpy(image).double()
+    target = torch.tensor(image).double()
     along = (torch.arange(_STEPS, dtype=torch.float64) + 0.5) / _STEPS
     images = (along[:, None, None] * target).requires_grad_()
     logits = exact(images)
@@ -38,7 +38,7 @@ def integrated_gradients(
 def picture(network: nn.Sequential, classes: Sequence[str], image: NDArray[np.uint8], title: str) -> Figure:
     """Draw the image as the network saw it, uint8 (28, 28), the pixels that counted, and the outputs of all layers."""
     names = [shortened(name) for name in classes]
-    features = observe(network, torch.from_numpy(image).unsqueeze(0), batch_size=1)
+    features = observe(network, torch.tensor(image).unsqueeze(0), batch_size=1)
     logits = torch.from_numpy(features.layers["output"]).double()
     label, other = logits.topk(2).indices.tolist()
     counts = integrated_gradients(network, image, label, other)

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -49,15 +48,20 @@ class Check(NamedTuple):
     ----------
     images : int
         How many were compared.
-    logits : float
-        The largest absolute difference of two logits.
+    difference : float
+        The largest absolute difference of a logit or a probability.
     predictions : int
         How many images have another prediction.
     """
 
     images: int
-    logits: float
+    difference: float
     predictions: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the outputs are PyTorch's, up to rounding in float32."""
+        return self.predictions == 0 and self.difference < 1e-3
 
 
 def to_onnx(network: nn.Sequential, classes: Sequence[str], provenance: Mapping[str, str]) -> bytes:
@@ -132,17 +136,18 @@ def check_onnx(model: bytes, images: Tensor, logits: Tensor) -> Check:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    found: list[NDArray[np.float32]] = [
-        session.run(["logits"], {"images": batch.numpy()})[0] for batch in images.split(1000)
-    ]
-    return _compared(torch.from_numpy(np.concatenate(found)), logits)
+    found = [session.run([*OUTPUTS], {"images": batch.numpy()}) for batch in images.split(1000)]
+    here, probabilities = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*found, strict=True))
+    return _compared(here, probabilities, logits)
 
 
 def check_pt2(model: bytes, images: Tensor, logits: Tensor) -> Check:
     """Load a program as its users do, run it on images, uint8 [N, 28, 28], and compare it with PyTorch's logits."""
     program = torch.export.load(io.BytesIO(model)).module()
     with torch.inference_mode():
-        return _compared(torch.cat([program(batch)[0] for batch in images.split(1000)]), logits)
+        found = [program(batch) for batch in images.split(1000)]
+    here, probabilities = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return _compared(here, probabilities, logits)
 
 
 FORMATS = {"onnx": (to_onnx, check_onnx), "pt2": (to_pt2, check_pt2)}
@@ -177,9 +182,10 @@ def _exportable(network: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def _compared(here: Tensor, logits: Tensor) -> Check:
+def _compared(here: Tensor, probabilities: Tensor, logits: Tensor) -> Check:
     different = int((here.argmax(dim=1) != logits.argmax(dim=1)).sum())
-    return Check(len(logits), float((here - logits).abs().max()), different)
+    differences = torch.stack([here - logits, probabilities - logits.softmax(dim=1)]).abs()
+    return Check(len(logits), float(differences.max()), different)
 
 
 def _example() -> Tensor:

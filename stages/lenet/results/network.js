@@ -101,13 +101,13 @@ function forward(layers, image) {
 }
 
 // How familiar an image is: see lenet.results.prediction.
-function energy(logits) {
+function familiarity(logits) {
   const largest = Math.max(...logits);
   return largest + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - largest), 0));
 }
 
 function softmax(logits) {
-  const all = energy(logits);
+  const all = familiarity(logits);
   return Array.from(logits, logit => Math.exp(logit - all));
 }
 

@@ -70,7 +70,7 @@
       showLayers(number, images[prepare], outputs);
       showProbabilities(number, probabilities, first);
       const best = `${classes[first]} (${networks.length > 1 ? `${name}, ` : ""}${inPercent(probabilities[first])})`;
-      return familiar !== null && energy(outputs.output.values) < familiar ? `${best}, but strange to it` : best;
+      return familiar !== null && familiarity(outputs.output.values) < familiar ? `${best}, but strange` : best;
     });
     return `Most probable: ${said.join("; ")}.`;
   }

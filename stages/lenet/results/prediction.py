@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from lenet.data.images import as_mnist, read_grey, resized
-from lenet.errors import InputError
+from lenet.data.images import as_mnist, read_grey, readable, resized
+from lenet.errors import InputError, printable
 from lenet.network.backend import predict
 
 STANDARD_INPUT = "-"
@@ -45,26 +45,18 @@ class Answer(NamedTuple):
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The files among these paths, and all images in the folders among them, by the suffixes that Pillow can read.
+    """The paths, with the images in a folder, by the suffixes that Pillow can read, in place of the folder.
 
-    Raises
-    ------
-    InputError
-        A path does not exist, or a folder has no images.
+    What does not exist and folders without images stay in the list: `answers` says what is wrong with them.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            Image.init()
-            known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+            known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in readable()}
             inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in known and each.is_file())
-            if not inside:
-                raise InputError(f"{path}: has no images in it, such as PNG or JPEG files; name a folder that has")
-            found += inside
-        elif path.exists() or str(path) == STANDARD_INPUT:
-            found.append(path)
+            found += inside or [path]
         else:
-            raise InputError(f"{path}: no such file or folder")
+            found.append(path)
     return found
 
 
@@ -76,6 +68,10 @@ def read_image(path: Path, prepare: str) -> NDArray[np.uint8] | None:
     InputError
         It is not an image, damaged or too large.
     """
+    if path.is_dir():
+        raise InputError(f"{path}: has no images in it, such as PNG or JPEG files; name a folder that has")
+    if str(path) != STANDARD_INPUT and not path.exists():
+        raise InputError(f"{path}: no such file or folder")
     if str(path) == STANDARD_INPUT:
         shades = read_grey(sys.stdin.buffer, "standard input")
     else:
@@ -83,38 +79,38 @@ def read_image(path: Path, prepare: str) -> NDArray[np.uint8] | None:
     return as_mnist(shades) if prepare == "mnist" else resized(shades)
 
 
-def energy(logits: Tensor) -> Tensor:
-    """How familiar images are to a network, [N]: minus the free energy, the log of the sum of exp(logits) [N, classes].
+def familiarity(logits: Tensor) -> Tensor:
+    """How familiar images are to a network, float32 [N], by its logits, float32 [N, classes]: their log-sum-exp.
 
-    Source: Liu, Wang, Owens, Li, "Energy-based out-of-distribution detection", NeurIPS 2020, equation 4. It tells what
-    is no digit from what is one better than the highest probability does (benchmarks/rejection.csv).
+    It is minus the free energy at temperature 1, by which Liu, Wang, Owens and Li tell out-of-distribution images from
+    others ("Energy-based out-of-distribution detection", NeurIPS 2020, equation 4).
     """
     return logits.logsumexp(dim=1)
 
 
-def least_familiar(network: nn.Sequential, images: Tensor) -> float:
-    """The energy below which `FALSE_ALARMS` of these images, uint8 [N, 28, 28], lie."""
-    energies = energy(predict(network, images, _BATCH))
-    return energies.kthvalue(1 + int(FALSE_ALARMS * (len(energies) - 1))).values.item()
+def least_familiarity(network: nn.Sequential, images: Tensor) -> float:
+    """The familiarity that all but `FALSE_ALARMS` of these images, uint8 [N, 28, 28], reach, to four decimals."""
+    ordered = familiarity(predict(network, images, _BATCH)).sort().values
+    return round(ordered[int(FALSE_ALARMS * (len(ordered) - 1))].item(), 4)
 
 
 def answers(
     network: nn.Sequential, classes: Sequence[str], prepare: str, threshold: float, files: Sequence[Path]
 ) -> Iterator[Answer]:
-    """Classify image files, in their order. Images with less energy than the threshold are strange."""
+    """Classify image files, in their order. Images that are less familiar than the threshold are strange."""
     for start in range(0, len(files), _BATCH):
         batch = [_read(path, prepare) for path in files[start : start + _BATCH]]
         images = [answer.image for answer in batch if answer.image is not None]
         if images:
             logits = predict(network, torch.from_numpy(np.stack(images)), _BATCH)
-            rows = zip(logits.double().softmax(dim=1).tolist(), energy(logits).tolist(), strict=True)
+            rows = zip(logits.double().softmax(dim=1).tolist(), familiarity(logits).tolist(), strict=True)
         for answer in batch:
             if answer.image is None:
                 yield answer
             else:
                 shares, familiar = next(rows)
                 ranked = sorted(zip(classes, shares, strict=True), key=lambda pair: -pair[1])
-                yield answer._replace(probabilities=dict(ranked), strange=familiar < threshold)
+                yield answer._replace(probabilities=dict(ranked), strange=not familiar >= threshold)
 
 
 def _read(path: Path, prepare: str) -> Answer:
@@ -127,11 +123,12 @@ def _read(path: Path, prepare: str) -> Answer:
 
 def as_text(answer: Answer) -> str:
     """The answer in a line, of a file that could be read."""
+    name = printable(answer.file)
     if answer.image is None:
-        return f"{answer.file}: blank: nothing stands out from its border"
+        return f"{name}: blank: no ink stands out from its border"
     label, probability = next(iter(answer.probabilities.items()))
     unlike = "strange: unlike what the network was trained on; it would say " if answer.strange else ""
-    return f"{answer.file}: {unlike}{label} ({probability:.1%})"
+    return f"{name}: {unlike}{label} ({probability:.1%})"
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
