@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import tomllib
 import webbrowser
 from collections import Counter
 from collections.abc import Callable
@@ -414,3 +415,13 @@ def test_pages_of_dvc_are_drawn_without_a_network(browser: Browser, project: Pat
     vega.unlink()
     with opened(browser, project / "dvc_plots/index.html", local=True) as (_, _, requests):
         assert [url.rpartition("/")[2].partition("@")[0] for url in requests] == ["vega", "vega-lite", "vega-embed"]
+
+
+def test_an_installed_package_has_what_the_pages_need() -> None:
+    """Not only the editable one that `make` installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = project["tool"]["setuptools"]["package-data"]
+    for path in (ROOT / "stages/lenet").rglob("*"):
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            package = ".".join(path.relative_to(ROOT / "stages").parent.parts)
+            assert any(path.match(pattern) for pattern in listed.get(package, ())), path
