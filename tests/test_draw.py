@@ -377,7 +377,7 @@ def test_several_networks(browser: Browser, several: Path, scheme: str) -> None:
     with opened(browser, several, width=360, scheme=scheme) as (page, problems, _):
         draw_with_mouse(page, STROKES["3"])
         assert page.locator("h1, h2").all_inner_texts() == [
-            "What the networks of published and clothes read",
+            "Draw for the networks of published and clothes",
             "published",
             "clothes",
         ]

@@ -118,17 +118,14 @@ def test_make_lists_its_targets() -> None:
 
 
 @pytest.mark.skipif(not (ROOT / ".venv/ready").exists(), reason="needs the .venv that make sets up")
-@pytest.mark.parametrize("epochs", [pytest.param(20, marks=pytest.mark.slow), 2])
-def test_make_demo(tmp_path: Path, epochs: int) -> None:
+def test_make_demo(tmp_path: Path) -> None:
     """In a clone without a network, by a user unknown to Git. The set-up of .venv is not repeated."""
     project = clone(tmp_path / "project")
     (project / ".venv").symlink_to(ROOT / ".venv")
     # -o: or make might install this clone into the environment of the tests.
-    [settings] = re.findall(r"^DIGITS := (.*) -S train.epochs=20$", (project / "Makefile").read_text(), re.MULTILINE)
-    command = ["make", "-o", ".venv/ready", "demo", f"DIGITS={settings} -S train.epochs={epochs}"]
-    text = sh(*command, cwd=project, HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path))
+    text = sh("make", "-o", ".venv/ready", "demo", cwd=project, HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path))
     assert sh("git", "status", "--porcelain", cwd=project) == ""
-    assert json.loads((project / "demo/metrics/test.json").read_text())["accuracy"] > (0.95 if epochs == 20 else 0.8)
+    assert json.loads((project / "demo/metrics/test.json").read_text())["accuracy"] > 0.95
     pictures = [line.split()[0] for line in text.splitlines() if line.strip().startswith("demo/")]
     assert pictures
     assert all((project / path).exists() for path in pictures)
