@@ -29,10 +29,10 @@ demo: .venv/ready ## Run what is committed on a small data set that needs no net
 repro: .venv/ready ## Run the stages that are not up to date
 	$(VENV)/dvc repro
 
-test: .venv/ready ## Run the tests, less than 5 minutes on two cores
+test: .venv/ready ## Run the tests, about 6 minutes on two cores
 	$(VENV)/pytest
 
-test-all: .venv/ready ## Run all tests, 11 minutes: also the slow ones, which kill, fuzz and train on MNIST
+test-all: .venv/ready ## Run all tests, 12 minutes: also the slow ones, which kill, fuzz and train on MNIST
 	$(VENV)/pytest -m ''
 
 lint: .venv/ready ## Check style, types, imports and the GitHub workflow

@@ -1,7 +1,6 @@
 """The pipeline as users run it: dvc and make, in a clone."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
