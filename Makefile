@@ -29,7 +29,7 @@ demo: .venv/ready ## Run what is committed on a small data set that needs no net
 repro: .venv/ready ## Run the stages that are not up to date
 	$(VENV)/dvc repro
 
-test: .venv/ready ## Run the tests, about 6 minutes on two cores
+test: .venv/ready ## Run the tests, without the slow ones
 	$(VENV)/pytest
 
 test-all: .venv/ready ## Run all tests, 12 minutes: also the slow ones, which kill, fuzz and train on MNIST

@@ -12,6 +12,11 @@ Settings = Annotated[
 
 Network = Annotated[str, Option(metavar="REV", help="Which network: a revision of Git's or an experiment.")]
 
+Revisions = Annotated[
+    list[str] | None,
+    Argument(metavar="REV", help="Revisions of Git's, experiments, or groups of them; by default the workspace."),
+]
+
 Jobs = Annotated[int | None, Option(min=1, help="Runs at once; by default one for each core.")]
 
 
@@ -246,10 +251,7 @@ def compare(
 
 
 def report(
-    revisions: Annotated[
-        list[str] | None,
-        Argument(metavar="REV", help="Revisions of Git's, experiments, or groups of them; by default the workspace."),
-    ] = None,
+    revisions: Revisions = None,
     out: Annotated[Path, Option(help="Where the page goes.")] = Path("dvc_plots/report.html"),
     open_it: Annotated[bool, Option("--open", help="Open it in the browser.")] = False,
     debug: Debug = False,
@@ -390,10 +392,7 @@ def publish(
 
 
 def draw(
-    revisions: Annotated[
-        list[str] | None,
-        Argument(metavar="REV", help="Revisions of Git's, experiments, or groups of them; by default the workspace."),
-    ] = None,
+    revisions: Revisions = None,
     out: Annotated[Path, Option(help="Where the page goes.")] = Path("dvc_plots/draw.html"),
     debug: Debug = False,
 ) -> None:
@@ -408,10 +407,10 @@ def draw(
         from lenet.errors import InputError
         from lenet.experiments import drawing, models
         from lenet.experiments.report import show
-        from lenet.experiments.revisions import WORKSPACE, resolve
+        from lenet.experiments.revisions import WORKSPACE, resolve_all
         from lenet.files import write_bytes
 
-        wanted = [revision for name in revisions or [WORKSPACE] for revision in resolve(name)]
+        wanted = resolve_all(revisions or [WORKSPACE])
         page = drawing.page([models.trained(revision) for revision in wanted])
         write_bytes(out, page)
         print(f"{out}: {len(wanted)} revision{'s' if len(wanted) > 1 else ''}, {len(page) / 1e6:.1f} MB")

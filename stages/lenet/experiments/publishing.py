@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -41,7 +40,7 @@ _ALONGSIDE = ("LICENSE", "dvc.lock", "dvc.yaml", "params.yaml", "requirements.tx
 
 
 class Share(NamedTuple):
-    """The share of images that are classified correctly, and its 95% score interval (Wilson)."""
+    """The share of images that are classified correctly, and its 95% Wilson score interval."""
 
     name: str
     images: int
@@ -123,7 +122,7 @@ def _files(revision: Revision, result: Result) -> dict[str, bytes]:
     if crate.WORKFLOW not in files:
         raise InputError(f"{revision.name} has no {crate.WORKFLOW}")
     files |= _outputs(revision, result)
-    environment = _environment(revision, result)
+    environment = report.recorded_environment(result)
     if environment:
         files["environment.lock"] = revision.read("environment.lock") or b""
     origin = _origin(commit, revision, environment)
@@ -158,15 +157,6 @@ def _outputs(revision: Revision, result: Result) -> dict[str, bytes]:
             )
         found[path] = content
     return found
-
-
-def _environment(revision: Revision, result: Result) -> dict[str, str]:
-    """What the run was made with, of environment.lock; empty if that is of other outputs."""
-    try:
-        recorded = json.loads(revision.read("environment.lock") or b"{}")
-        return dict(recorded["environment"]) if recorded["outputs"] == result.outputs else {}
-    except (ValueError, KeyError, TypeError):
-        return {}
 
 
 def _origin(commit: str, revision: Revision, environment: dict[str, str]) -> Origin:

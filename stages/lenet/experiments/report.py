@@ -23,7 +23,7 @@ from lenet.experiments.comparison import compare
 from lenet.experiments.drawing import TEMPLATES, available
 from lenet.experiments.git import git
 from lenet.experiments.presets import flattened
-from lenet.experiments.revisions import WORKSPACE, Result, Revision, load, resolve
+from lenet.experiments.revisions import WORKSPACE, Result, Revision, load, resolve_all
 from lenet.files import parse_csv
 from lenet.network.description import describe
 from lenet.network.lenet import build
@@ -103,10 +103,7 @@ class Provenance(NamedTuple):
 
 def load_all(names: Sequence[str]) -> list[Result]:
     """The results of the revisions of these names; of several names for one commit, the first counts."""
-    found: dict[str | None, Revision] = {}
-    for revision in (revision for name in names for revision in resolve(name)):
-        found.setdefault(revision.commit, revision)
-    return [load(revision) for revision in found.values()]
+    return [load(revision) for revision in resolve_all(names)]
 
 
 def page(results: Sequence[Result]) -> bytes:
@@ -406,15 +403,20 @@ def _provenance(result: Result) -> Provenance:
     subject = git("log", "-1", "--format=%s", commit).stdout.strip() if commit else ""
     of = f"Outputs of {result.name}, from dvc.lock"
     outputs = Table(of, ["Output", "MD5"], [[path, md5] for path, md5 in sorted(result.outputs.items())])
-    try:
-        recorded = json.loads(result.revision.read("environment.lock") or b"{}")
-        known = dict(recorded["environment"]) if recorded["outputs"] == result.outputs else {}
-    except (ValueError, KeyError, TypeError):
-        known = {}
+    known = recorded_environment(result)
     rows = [[str(key), str(value)] for key, value in known.items()]
     environment = Table(f"Environment of {result.name}, from environment.lock", ["What", "Name or version"], rows)
     changes = _status() if result.name == WORKSPACE else None
     return Provenance(result.name, commit, subject, changes, outputs, environment if known else None)
+
+
+def recorded_environment(result: Result) -> dict[str, str]:
+    """What a result was made with, of environment.lock; empty if that is of other outputs."""
+    try:
+        recorded = json.loads(result.revision.read("environment.lock") or b"{}")
+        return dict(recorded["environment"]) if recorded["outputs"] == result.outputs else {}
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
 # DVC's plots.

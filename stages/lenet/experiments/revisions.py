@@ -1,6 +1,7 @@
 """The results of any revision that Git or DVC has, read without touching the workspace."""
 
 import json
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,6 +88,14 @@ def resolve(name: str) -> list[Revision]:
     raise InputError(
         f"{name} is neither a revision of Git's nor an experiment with results; `dvc exp show -A` lists both"
     )
+
+
+def resolve_all(names: Sequence[str]) -> list[Revision]:
+    """The revisions of these names; of several names for one commit, the first counts."""
+    found: dict[str | None, Revision] = {}
+    for revision in (revision for name in names for revision in resolve(name)):
+        found.setdefault(revision.commit, revision)
+    return [*found.values()]
 
 
 def _experiments() -> list[dict[str, str]]:

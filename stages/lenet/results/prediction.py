@@ -68,12 +68,12 @@ def read_image(path: Path, prepare: str) -> NDArray[np.uint8] | None:
     InputError
         It is not an image, damaged or too large.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: has no images in it, such as PNG or JPEG files; name a folder that has")
-    if str(path) != STANDARD_INPUT and not path.exists():
-        raise InputError(f"{path}: no such file or folder")
     if str(path) == STANDARD_INPUT:
         shades = read_grey(sys.stdin.buffer, "standard input")
+    elif path.is_dir():
+        raise InputError(f"{path}: has no images in it, such as PNG or JPEG files; name a folder that has")
+    elif not path.exists():
+        raise InputError(f"{path}: no such file or folder")
     else:
         shades = read_grey(path, str(path))
     return as_mnist(shades) if prepare == "mnist" else resized(shades)
