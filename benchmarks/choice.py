@@ -11,10 +11,9 @@ from pathlib import Path
 import torch
 
 from lenet.environment import environment
-from lenet.experiments import dvc
-from lenet.experiments.presets import Values, differences, foundation, load_preset, overlaid, workspace
+from lenet.experiments.presets import Values, foundation, load_preset, overlaid
+from lenet.experiments.sweep import Run, all_done, started
 from lenet.files import write_csv
-from lenet.processor import cores
 
 SPLITS = range(3)
 CANDIDATES: dict[str, Values] = {
@@ -29,7 +28,7 @@ CANDIDATES: dict[str, Values] = {
 
 def main() -> None:
     """Train all candidates, and compare their validation accuracies."""
-    base, here = foundation(), workspace()
+    base = foundation()
     preset = ("lenet5-best", load_preset("lenet5-best").changes)
     experiments: dict[str, dict[str, Values]] = {}
     for number, (candidate, changes) in enumerate(CANDIDATES.items()):
@@ -37,11 +36,10 @@ def main() -> None:
         for split in SPLITS:
             choice = {"preprocess": {"validation_size": 5000, "seed": split}, "train": {"seed": split, "threads": 1}}
             values = overlaid(base, preset, (candidate, changes), ("the choice", choice))
-            experiments[candidate][f"choice-{number}-{split}"] = differences(values, here)
-    done = dvc.recorded()
-    left = {name: changes for runs in experiments.values() for name, changes in runs.items() if name not in done}
-    dvc.run_all(left, cores())
-    done = dvc.recorded()
+            experiments[candidate][f"choice-{number}-{split}"] = values
+    wanted = {name: values for runs in experiments.values() for name, values in runs.items()}
+    with started(None, None) as sweep:
+        done = all_done(sweep.run([Run(name, values) for name, values in wanted.items()], replace=True))
 
     about = environment(torch.device("cpu"), "portable")
     rows = []

@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 
 from lenet.environment import environment
-from lenet.experiments import dvc
-from lenet.experiments.presets import Values, differences, foundation, overlaid, workspace
+from lenet.experiments.presets import Values, foundation, overlaid
+from lenet.experiments.sweep import Run, all_done, started
 from lenet.files import write_csv
-from lenet.processor import cores
 
 SEEDS = range(5)
 CASES = (("mnist", "images"), ("mnist", "writers"), ("fashion_mnist", "images"))
@@ -23,7 +22,7 @@ CASES = (("mnist", "images"), ("mnist", "writers"), ("fashion_mnist", "images"))
 
 def main() -> None:
     """Train all runs, and compare their validation errors with their test errors."""
-    base, here = foundation(), workspace()
+    base = foundation()
     wanted: dict[str, Values] = {}
     for dataset, hold_out in CASES:
         for seed in SEEDS:
@@ -33,10 +32,8 @@ def main() -> None:
                 "train": {"seed": seed, "threads": 1},
             }
             wanted[f"splits-{dataset}-{hold_out}-{seed}"] = overlaid(base, ("the splits", choice))
-    done = dvc.recorded()
-    left = {name: values for name, values in wanted.items() if name not in done or not done[name].is_of(values)}
-    dvc.run_all({name: differences(values, here) for name, values in left.items()}, cores())
-    done = dvc.recorded()
+    with started(None, None) as sweep:
+        done = all_done(sweep.run([Run(name, values) for name, values in wanted.items()], replace=True))
 
     about = environment(torch.device("cpu"), "portable")
     rows: list[list[object]] = []

@@ -1,15 +1,17 @@
 """Presets, and the programs that run them: lenet preset and lenet zoo, in clones, on digits."""
 
 import json
-import os
 import re
 import shlex
 import signal
 import statistics
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas
+import psutil
 import pytest
 from conftest import (
     FILES,
@@ -28,11 +30,9 @@ from conftest import (
 )
 from matplotlib.text import Annotation
 
-from lenet.errors import InputError
-from lenet.experiments import dvc, zoo
+from lenet.experiments import origin, zoo
 from lenet.experiments.dvc import Experiment, md5
 from lenet.experiments.presets import (
-    Values,
     differences,
     foundation,
     load_preset,
@@ -209,20 +209,30 @@ def stub_stages(project: Path) -> None:
         (project / f"stages/{stage}.py").write_text(stub)
 
 
+def run_until(project: Path, *command: str, reached: Callable[[], bool], then: signal.Signals) -> tuple[str, int]:
+    """Run a command until something is reached, send it a signal, and return what it has printed and its status.
+
+    All that it has started must have ended soon.
+    """
+    running = subprocess.Popen(command, cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while not reached() and time.monotonic() < deadline:
+        assert running.poll() is None
+        time.sleep(0.1)
+    started = psutil.Process(running.pid).children(recursive=True)
+    assert started
+    running.send_signal(then)
+    seen, _ = running.communicate(timeout=60)
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive
+    assert not list((project / ".dvc/tmp/lenet/tasks").iterdir())
+    return seen, running.returncode
+
+
 def kill_while_it_hangs(project: Path, *command: str) -> str:
     """Run a command until the training with seed 1 hangs, kill it, and return what it has printed."""
-    running = subprocess.Popen(
-        command, cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    assert running.stdout
-    seen = ""
-    for line in running.stdout:
-        seen += line
-        if line.endswith("-seed1: hangs\n"):
-            break
-    os.killpg(running.pid, signal.SIGKILL)
-    running.communicate(timeout=60)
-    return seen
+    hangs = project.parent / "hangs"
+    return run_until(project, *command, reached=hangs.exists, then=signal.SIGKILL)[0]
 
 
 @pytest.mark.slow
@@ -235,14 +245,13 @@ def test_an_interrupted_zoo_does_not_repeat_finished_runs(
 
     # Kill it while the second run trains.
     seen = kill_while_it_hangs(digits_project, *ZOO, "--jobs", "1")
-    assert "lenet-28-seed0: Ran experiment" in seen
+    assert "lenet-28-seed0: done on this machine 90.00%" in seen
     assert not (digits_project / "metrics/zoo.csv").exists()
 
     text = sh(*ZOO, "--jobs", "2", cwd=digits_project)
     assert text.splitlines()[-1] == "metrics/zoo.csv, plots/zoo.png: 1 presets"
-    assert text.count("> dvc exp run") == 2
-    assert all(line.startswith(("lenet-28-seed1: ", "lenet-28-seed2: ")) for line in text.splitlines()[:-1])
-    assert "--name lenet-28-seed0" not in text
+    assert text.count(": running") == 2
+    assert "lenet-28-seed0: done 90.00%: landed before" in text
     table = pandas.read_csv(digits_project / "metrics/zoo.csv")
     assert list(table.columns) == [
         *["preset", "parameters", "epochs", "seeds"],
@@ -253,7 +262,8 @@ def test_an_interrupted_zoo_does_not_repeat_finished_runs(
         *["lenet-28", 44_426, 1, 3, 0.985]
     ]
     monkeypatch.chdir(digits_project)
-    done = dvc.recorded()
+    place = origin.here()
+    done = origin.finished(place, place.landed())
     runs = [done[f"lenet-28-seed{seed}"] for seed in range(3)]
     assert [run.values["train"]["seed"] for run in runs] == [0, 1, 2]
     assert [run.values["train"]["threads"] for run in runs] == [1, 1, 1]
@@ -262,12 +272,14 @@ def test_an_interrupted_zoo_does_not_repeat_finished_runs(
     assert [row["accuracy_min"], row["accuracy_max"]] == [0.9, 0.97]
     assert (digits_project / "plots/zoo.png").read_bytes().startswith(b"\x89PNG")
 
-    # With other code they would be replaced.
-    [run, *_] = runs
-    assert run.is_of(run.values)
+    # Runs are of a commit.
     evaluation = digits_project / "stages/lenet/results/evaluation.py"
     evaluation.write_text(evaluation.read_text() + "\n# Changed.\n")
-    assert not run.is_of(run.values)
+    text = sh(*ZOO, cwd=digits_project, status=1)
+    assert text == (
+        "error: stages/lenet/results/evaluation.py has changes that are not committed, and runs are of a commit; "
+        "commit them\n"
+    )
 
 
 @pytest.mark.slow
@@ -275,24 +287,24 @@ def test_the_zoo_on_a_new_commit(digits_project: Path) -> None:
     leave(digits_project, "lenet-28")
     text = sh(*ZOO, "--jobs", "2", cwd=digits_project)
     assert text.splitlines()[-1] == "metrics/zoo-digits.csv, plots/zoo-digits.png: 1 presets"
-    assert all(f"--name digits-lenet-28-seed{seed} " in text for seed in range(3))
+    assert all(f"digits-lenet-28-seed{seed}: done on this machine" in text for seed in range(3))
     assert (digits_project / "metrics/zoo-digits.csv").exists()
     assert not (digits_project / "metrics/zoo.csv").exists(), "the table of MNIST is another"
     # A new commit has no experiments, but DVC's cache has every result, and the table is the same.
     sh("git", "add", "metrics", "plots", cwd=digits_project)
     sh("git", "commit", "--quiet", "-m", "the zoo", cwd=digits_project)
+    for stage in STAGES:  # None of them is run.
+        path = digits_project / f"stages/{stage}.py"
+        path.chmod(0)
     text = sh(*ZOO, "--jobs", "3", cwd=digits_project)
-    assert text.count("> dvc exp run") == 3
-    assert "Running stage" not in text
+    assert text.count(": running") == 3
     assert sh("git", "status", "--porcelain", cwd=digits_project) == ""
 
-    # With other code, what is recorded is replaced.
-    evaluation = digits_project / "stages/lenet/results/evaluation.py"
-    evaluation.write_text(evaluation.read_text() + "\n# Changed.\n")
+    # With other parameters, what has landed is replaced.
+    set_params(digits_project, "evaluate.batch_size=100")
     text = sh(*ZOO, cwd=digits_project)
     assert text.count("replaced, because parameters or code have changed") == 3
-    assert "Running stage 'evaluate'" in text
-    assert "Running stage 'train'" not in text
+    assert text.count(": running") == 3
 
 
 @pytest.mark.parametrize(
@@ -344,51 +356,34 @@ def test_outside_of_a_project(tmp_path: Path, run_lenet: RunLenet) -> None:
     assert run_lenet(tmp_path) == (2, "", "error: Missing command. Try: lenet --help\n")
 
 
-def test_no_experiment_is_started_after_one_has_failed(
-    digits_project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(digits_project)
-    bad: Values = {"preprocess": {"validation_size": 1437}}
-    with pytest.raises(InputError, match="the experiment fails failed; the reason is above"):
-        dvc.run_all({"fails": bad, "later": bad}, jobs=1)
-    text = capfd.readouterr().out
-    assert "fails: error: params.yaml: preprocess.validation_size is 1437" in text
-    assert "later: " not in text
-
-
 @pytest.mark.slow
 def test_a_zoo_that_fails_writes_no_table(digits_project: Path) -> None:
-    """Runs that are in progress are completed."""
+    """The other runs are completed."""
     leave(digits_project, "lenet-28", "mlp")
     set_params(digits_project, "preprocess.validation_size=1437")
     for name, size in (("lenet-28", 143), ("mlp", 1437)):
         path = digits_project / f"presets/{name}.yaml"
         path.write_text(re.sub(r"validation_size: .*", f"validation_size: {size}", path.read_text()))
     text = sh(*ZOO, "--jobs", "2", cwd=digits_project, status=1)
-    assert text.count("> dvc exp run") == 4, "the three of lenet-28 and the first of mlp"
-    assert text.count(": Ran experiment") == 3
-    assert text.splitlines()[-1] == "error: the experiment digits-mlp-seed0 failed; the reason is above"
+    assert text.count(": running") == 6
+    assert text.count(": done on this machine") == 3
+    assert text.splitlines()[-1].startswith(
+        "error: the experiment digits-mlp-seed0 and 2 more failed: params.yaml: preprocess.validation_size is 1437; "
+    )
+    assert text.splitlines()[-1].endswith("; .dvc/tmp/lenet/logs/digits-mlp-seed0.log has what it printed")
+    assert "ERROR: failed to reproduce" in (digits_project / ".dvc/tmp/lenet/logs/digits-mlp-seed0.log").read_text()
     assert not [name for name in ("zoo", "zoo-digits") if (digits_project / f"metrics/{name}.csv").exists()]
 
 
 @pytest.mark.slow
 def test_a_signal_ends_all_runs_of_the_zoo(digits_project: Path) -> None:
-    zoo = subprocess.Popen(
-        [*ZOO, "--jobs", "2"], cwd=digits_project, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    assert zoo.stdout
-    training = set()
-    for line in zoo.stdout:
-        if "Running stage 'train'" in line:
-            training.add(line.split(":")[0])
-        if len(training) == 2:
-            break
-    zoo.send_signal(signal.SIGTERM)
-    # All that it started has ended too: they share the pipe that is read here.
-    rest, _ = zoo.communicate(timeout=120)
-    assert zoo.returncode == 128 + signal.SIGTERM
-    assert rest.splitlines()[-1] == "error: stopped by SIGTERM; run the same command again"
-    assert "> dvc exp run" not in rest
+    def both_train() -> bool:
+        return len([*(digits_project / ".dvc/tmp/lenet/tasks").glob(".*/models")]) == 2
+
+    text, status = run_until(digits_project, *ZOO, "--jobs", "2", reached=both_train, then=signal.SIGTERM)
+    assert status == 128 + signal.SIGTERM
+    assert text.splitlines()[-1] == "error: stopped by SIGTERM; run the same command again"
+    assert text.count(": running") == 2
 
 
 def entry(name: str, *accuracies: float, claimed: float | None = None) -> dict[str, object]:

@@ -14,11 +14,11 @@ def test_interrupted_seeds_do_not_repeat_finished_runs(digits_project: Path, run
     stub_stages(digits_project)
     commit(digits_project, "stubs")
     seen = kill_while_it_hangs(digits_project, "lenet", "seeds", "3", "-S", "model.activation=tanh", "--jobs", "1")
-    assert "activation-tanh-seed0: Ran experiment" in seen
+    assert "activation-tanh-seed0: done on this machine 90.00%" in seen
 
     text = sh("lenet", "seeds", "3", "-S", "model.activation=tanh", "--jobs", "2", cwd=digits_project)
-    assert text.count("> dvc exp run") == 2
-    assert "--name activation-tanh-seed0" not in text
+    assert text.count(": running") == 2
+    assert "activation-tanh-seed0: done 90.00%: landed before" in text
     assert text.splitlines()[-4:] == [
         "activation-tanh-seed0  90.00%",
         "activation-tanh-seed1  92.00%",
@@ -37,8 +37,10 @@ def test_interrupted_seeds_do_not_repeat_finished_runs(digits_project: Path, run
     # Again: nothing is left to do. A fourth seed: the stub has no accuracy for it, and the failure is reported.
     outcome = run_lenet(digits_project, "seeds", "3", "-S", "model.activation=tanh")
     assert outcome.status == 0
-    assert "dvc exp run" not in outcome.output
+    assert "running" not in outcome.output
     assert run_lenet(digits_project, "seeds", "2", "-S", "model.activation=tanh").output.splitlines() == [
+        "activation-tanh-seed0: done 90.00%: landed before",
+        "activation-tanh-seed1: done 92.00%: landed before",
         "activation-tanh-seed0  90.00%",
         "activation-tanh-seed1  92.00%",
         "activation-tanh: 2 seeds, test accuracy 91.00% ± 1.41 (the deviation), from 90.00% to 92.00%, "
@@ -46,7 +48,9 @@ def test_interrupted_seeds_do_not_repeat_finished_runs(digits_project: Path, run
     ]
 
     # The same name with other parameters or code is refused: nothing is lost.
-    words = "activation-tanh-seed0 exists already, with other parameters or code; choose another --name, or remove it"
+    words = (
+        "activation-tanh-seed0 exists already, with other parameters or code; remove it, `dvc exp remove activation-"
+    )
     assert_refused(run_lenet(digits_project, "seeds", "3", "--name", "activation-tanh"), words)
     set_params(digits_project, "train.epochs=7")
     assert_refused(run_lenet(digits_project, "seeds", "3", "-S", "model.activation=tanh"), words)
@@ -116,5 +120,7 @@ def test_a_failing_run_is_reported(digits_project: Path) -> None:
     text = sh(
         "lenet", "seeds", "2", "--jobs", "1", "-S", "preprocess.validation_size=1437", cwd=digits_project, status=1
     )
-    assert "error: params.yaml: preprocess.validation_size is 1437" in text
-    assert text.splitlines()[-1] == "error: the experiment validation_size-1437-seed0 failed; the reason is above"
+    assert text.count("failed on this machine: params.yaml: preprocess.validation_size is 1437") == 2
+    assert text.splitlines()[-1].startswith(
+        "error: the experiment validation_size-1437-seed0 and 1 more failed: params"
+    )

@@ -19,6 +19,13 @@ Revisions = Annotated[
 
 Jobs = Annotated[int | None, Option(min=1, help="Runs at once; by default one for each core.")]
 
+OnCluster = Annotated[
+    str | None,
+    Option("--scheduler", metavar="ADDRESS", help="Run on the cluster of this scheduler, such as tls://host:8786."),
+]
+
+Host = Annotated[str, Option(help="The address to listen on; others than this machine's own need TLS.")]
+
 
 def describe(
     preset: Annotated[str | None, Argument(help="A preset; without it, the network of params.yaml.")] = None,
@@ -135,6 +142,7 @@ def seeds(
         Option(help="The runs become the experiments NAME-seed0, ...; by default it says what --set changes."),
     ] = None,
     jobs: Jobs = None,
+    scheduler: OnCluster = None,
     debug: Debug = False,
 ) -> None:
     """Run the experiment of params.yaml, with what --set changes, with several seeds.
@@ -144,23 +152,128 @@ def seeds(
     `lenet compare NAME OTHER` compares them with those of another NAME.
     """
     with one_line_errors(debug):
-        from lenet.experiments import seeds
+        from lenet.experiments import seeds, sweep
         from lenet.experiments.presets import overlaid, parse_settings, workspace
-        from lenet.processor import cores
 
         changes = parse_settings(settings or [])
         seeds.check_settings(changes)
         name = name or seeds.group_name(settings or [])
         seeds.check_name(name)
         runs = seeds.runs_of(name, overlaid(workspace(), ("--set", changes)), count)
-        done = seeds.run_all(runs, jobs or cores(), replace=False)
+        with sweep.started(scheduler, jobs) as machinery:
+            done = sweep.all_done(machinery.run(runs))
         print(seeds.summary(name, runs, done))
+
+
+def sweep(
+    settings: Annotated[
+        list[str] | None,
+        Option("--set", "-S", metavar="SECTION.KEY=VALUES", help="A parameter with values; may be repeated."),
+    ] = None,
+    jobs: Jobs = None,
+    scheduler: OnCluster = None,
+    debug: Debug = False,
+) -> None:
+    """Run all combinations of several parameters' values, on all cores or on a cluster.
+
+    -S has the syntax of `dvc exp run --queue`: relu,tanh or range(0,5). Each run is a DVC experiment of the last commit
+    that is named after what it changes, such as activation-tanh-learning_rate-0.01-seed0, and trains in one thread
+    (unless -S sets train.threads). The workspace is not changed. If interrupted, the same command runs those that were
+    not finished. A run that fails does not stop the others.
+    """
+    with one_line_errors(debug):
+        from lenet.errors import InputError
+        from lenet.experiments import sweep
+
+        if not settings:
+            raise InputError("nothing to sweep over; name values, for example -S model.activation=relu,tanh")
+        runs = sweep.grid(settings)
+        with sweep.started(scheduler, jobs) as machinery:
+            found = machinery.run(runs)
+        print(sweep.summary(runs, found[0]), end="\n\n")
+        done = sweep.all_done(found)
+        print(f"{len(done)} experiments; `dvc exp show` lists them")
+
+
+def search(
+    settings: Annotated[
+        list[str] | None,
+        Option("--set", "-S", metavar="SECTION.KEY=SPACE", help="A parameter with its space; may be repeated."),
+    ] = None,
+    trials: Annotated[int, Option(min=1, help="How many trials.")] = 40,
+    batch: Annotated[
+        int, Option(min=1, help="Trials proposed at once, before the results of any are known; it decides which.")
+    ] = 4,
+    seeds: Annotated[
+        int, Option(min=1, help="Train each trial with the seeds 0 to N - 1, and end bad trials before the last one.")
+    ] = 1,
+    seed: Annotated[int, Option(min=0, max=2**32 - 1, help="The seed by which trials are drawn.")] = 0,
+    name: Annotated[str, Option(help="The trials become the experiments NAME-trial00, ...")] = "search",
+    jobs: Jobs = None,
+    scheduler: OnCluster = None,
+    debug: Debug = False,
+) -> None:
+    """Search for the parameters with the best validation accuracy, on all cores or on a cluster.
+
+    A space is 0:0.4 (from 0 to 0.4; integers if the parameter is one), log(0.001,0.03) (on a logarithmic scale) or
+    relu,tanh (as in `lenet sweep`). A single value is that of all trials. Optuna proposes trials; the first has the
+    values of params.yaml that are in their spaces. Each is a DVC experiment of the last commit, NAME-trialN, which ends
+    with training, in one thread (unless -S sets train.threads). With one seed, each trial is trained to the end. With
+    several, one that is below the median of the completed trials, of which there must be five, gets no more seeds.
+
+    Only the best of all is evaluated on the test set, once, as the experiment NAME-best. The workspace is not changed.
+    The same command proposes the same trials, so that if interrupted it runs those that were not finished.
+    """
+    with one_line_errors(debug):
+        from lenet.experiments import search, sweep
+
+        planned = search.plan(settings or [], name, trials, batch, seeds, seed)
+        with sweep.started(scheduler, jobs) as machinery:
+            ended = search.run(planned, machinery)
+            print(f"\n{search.summary(planned, ended)}\n", flush=True)
+            done = search.evaluate(planned, search.best(ended), machinery)
+        print(search.verdict(planned, done))
+
+
+def scheduler(
+    host: Host = "127.0.0.1",
+    port: Annotated[int, Option(help="The port.")] = 8786,
+    debug: Debug = False,
+) -> None:
+    """Run the scheduler of a cluster, until Ctrl-C.
+
+    It is Dask's, and keeps nothing: what is done is in the Git remote and the DVC remote. docs/cluster.md says how to
+    set them up, and TLS.
+    """
+    with one_line_errors(debug):
+        from lenet.experiments import cluster
+
+        cluster.serve(host, port)
+
+
+def worker(
+    address: Annotated[str, Argument(metavar="ADDRESS", help="The scheduler's, such as tls://host:8786.")],
+    host: Host = "127.0.0.1",
+    jobs: Jobs = None,
+    debug: Debug = False,
+) -> None:
+    """Run experiments for a scheduler, until Ctrl-C; if it is lost, wait until one is there again.
+
+    What its runs share, Git's copy of the repository and DVC's cache, is in the folder that LENET_FOLDER names, by
+    default ~/.cache/lenet.
+    """
+    with one_line_errors(debug):
+        from lenet.experiments import cluster
+        from lenet.processor import cores
+
+        cluster.work(address, host, jobs or cores())
 
 
 def zoo(
     seeds: Annotated[int, Option(min=3, help="Runs of each preset, with the seeds 0, 1, ...")] = 3,
     settings: Settings = None,
     jobs: Jobs = None,
+    scheduler: OnCluster = None,
     check: Annotated[
         bool, Option("--check", help="Run nothing: say whether the table was made from these presets and this code.")
     ] = False,
@@ -177,10 +290,9 @@ def zoo(
         import pandas
 
         from lenet.errors import InputError
-        from lenet.experiments import zoo
+        from lenet.experiments import sweep, zoo
         from lenet.experiments.presets import parse_settings
         from lenet.files import write_bytes, write_csv
-        from lenet.processor import cores
         from lenet.results.figures import to_png
 
         planned = zoo.plan(seeds, parse_settings(settings or []))
@@ -194,7 +306,8 @@ def zoo(
             print(f"{table}: up to date")
             return
 
-        rows = pandas.DataFrame(zoo.run_all(planned, jobs or cores()))
+        with sweep.started(scheduler, jobs) as machinery:
+            rows = pandas.DataFrame(zoo.run_all(planned, machinery))
         drawn = to_png(zoo.picture(rows, dataset))
         write_csv(table, list(rows.columns), rows.itertuples(index=False))
         write_bytes(picture, drawn)
@@ -476,7 +589,10 @@ def verify(
 
 def main() -> None:
     """Run the program `lenet`."""
-    run("lenet", describe, data, presets, preset, seeds, zoo, compare, report, predict, draw, export, publish, verify)
+    run(
+        *("lenet", describe, data, presets, preset, seeds, sweep, search, zoo, scheduler, worker),
+        *(compare, report, predict, draw, export, publish, verify),
+    )
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -99,52 +97,6 @@ def run(name: str, changes: Values) -> None:
     command(*arguments)
 
 
-def run_all(experiments: Mapping[str, Values], jobs: int) -> None:
-    """Run several experiments, name -> changes, up to `jobs` at once, as `run` does; output lines begin with the name.
-
-    If one fails, those that are running are completed and no other is started.
-
-    Raises
-    ------
-    InputError
-        At least one of them failed, and has printed why.
-    """
-    running: list[subprocess.Popen[str]] = []
-    stopped = threading.Event()
-    starting = threading.Lock()
-
-    def run_one(name: str, changes: Values) -> None:
-        arguments = _experiment(name, changes)
-        with starting:
-            if stopped.is_set():
-                return
-            print(f"{name}: > {shlex.join(['dvc', *arguments])}", flush=True)
-            # DVC holds its lock briefly, when an experiment starts and when it is recorded.
-            process = _start(
-                "--wait-for-lock", *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, environment={}
-            )
-            running.append(process)
-        assert process.stdout
-        for line in filter(str.strip, process.stdout):
-            print(f"{name}: {line}", end="", flush=True)
-        if process.wait():
-            stopped.set()
-            raise InputError(f"the experiment {name} failed; the reason is above")
-
-    with ThreadPoolExecutor(jobs) as pool:
-        tasks = [pool.submit(run_one, name, changes) for name, changes in experiments.items()]
-        try:
-            wait(tasks)
-        except Stopped:
-            with starting:
-                stopped.set()
-            for process in running:
-                _end(process)
-            raise
-    for task in tasks:
-        task.result()
-
-
 def _experiment(name: str, changes: Values) -> list[str]:
     """DVC's arguments to run an experiment."""
     overrides = [f"{name}={text(value)}" for name, value in flattened(changes).items()]
@@ -160,6 +112,7 @@ def command(
     *arguments: str,
     capture: bool = False,
     progress: bool = False,
+    check: bool = True,
     cwd: Path = Path(),
     environment: Mapping[str, str] | None = None,
 ) -> str:
@@ -170,7 +123,7 @@ def command(
     Raises
     ------
     InputError
-        It failed, and has printed why.
+        It failed, and has printed why; not without `check`.
     """
     stdout = subprocess.PIPE if capture else sys.stderr.fileno() if progress else None
     with _start(*arguments, stdout=stdout, cwd=cwd, environment=environment or {}) as process:
@@ -179,7 +132,7 @@ def command(
         except Stopped:
             _end(process)
             raise
-    if process.returncode:
+    if process.returncode and check:
         raise InputError(f"`{shlex.join(['dvc', *arguments])}` failed; the reason is above")
     return output or ""
 

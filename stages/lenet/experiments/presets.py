@@ -83,12 +83,17 @@ def foundation() -> Values:
 
     `dvc exp run` leaves its parameters in the workspace, and these must not be mixed into a preset.
     """
+    last = committed()
+    return workspace() | {"model": last["model"], "train": last["train"]}
+
+
+def committed() -> Values:
+    """The values of params.yaml in the last commit, checked."""
     source = f"{PARAMS} of the last commit"
     shown = git("show", f"HEAD:./{PARAMS}")
     if shown.returncode:
         raise InputError(f"{source}: {shown.stderr.strip()}; run this in the root of the project's Git repository")
-    committed = _checked(parse_yaml(shown.stdout.encode(), source), source)
-    return workspace() | {"model": committed["model"], "train": committed["train"]}
+    return _checked(parse_yaml(shown.stdout.encode(), source), source)
 
 
 def _checked(values: Any, source: str) -> Values:
@@ -141,7 +146,7 @@ def flattened(values: Values) -> dict[str, Any]:
 def differences(values: Values, base: Values) -> Values:
     """The keys of `values` that differ from `base`; sections without any are left out."""
     changed = {
-        section: {key: value for key, value in keys.items() if value != base[section][key]}
+        section: {key: value for key, value in keys.items() if value != base[section].get(key)}
         for section, keys in values.items()
     }
     return {section: keys for section, keys in changed.items() if keys}

@@ -27,7 +27,8 @@ from lenet.experiments.presets import (
     overlaid,
     workspace,
 )
-from lenet.experiments.seeds import Run, runs_of
+from lenet.experiments.seeds import runs_of
+from lenet.experiments.sweep import Run, Sweep, all_done
 from lenet.params import parse_yaml
 from lenet.results.figures import BLUE, ORANGE
 
@@ -77,9 +78,9 @@ def plan(count: int, settings: Values) -> dict[str, list[Run]]:
     return possible
 
 
-def run_all(planned: dict[str, list[Run]], jobs: int) -> list[Entry]:
-    """Run what is planned, each as a DVC experiment, up to `jobs` at once, and summarise each preset."""
-    done = seeds.run_all([run for runs in planned.values() for run in runs], jobs, replace=True)
+def run_all(planned: dict[str, list[Run]], sweep: Sweep) -> list[Entry]:
+    """Run what is planned, each as a DVC experiment, and summarise each preset."""
+    done = all_done(sweep.run([run for runs in planned.values() for run in runs], replace=True))
     about = environment(torch.device("cpu"), workspace()["train"]["arithmetic"])
     machine = f"{about['processor']}, torch {about['torch']}"
     table = []

@@ -1,0 +1,66 @@
+"""The remotes that docs/cluster.md names, with real servers: Git and DVC over SSH, DVC over S3; and the hosts of tests."""
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from conftest import commit, sh
+from hosts import hosts, running, s3_server, ssh_server, wait_for
+
+FILES = ["models/lenet.pt", "data/processed/training.pt", "data/features.npz"]
+
+
+def same_data(project: Path, clone: Path) -> None:
+    for path in FILES:
+        assert (clone / path).read_bytes() == (project / path).read_bytes()
+
+
+def test_git_and_dvc_over_ssh(digits_project: Path, tmp_path: Path) -> None:
+    sh("git", "init", "--quiet", "--bare", "--initial-branch", "main", str(tmp_path / "remote.git"), cwd=tmp_path)
+    with ssh_server(tmp_path / "ssh") as server:
+        me, other = (server.home(tmp_path / name) for name in ("me", "other"))
+        sh("git", "remote", "add", "origin", f"store:{tmp_path}/remote.git", cwd=digits_project, **me)
+        sh("dvc", "remote", "add", "--default", "storage", f"ssh://store{tmp_path}/storage", cwd=digits_project, **me)
+        commit(digits_project, "the remotes")
+        sh("git", "push", "--quiet", "origin", "HEAD:main", cwd=digits_project, **me)
+        sh("dvc", "push", cwd=digits_project, **me)
+        sh("git", "clone", "--quiet", f"store:{tmp_path}/remote.git", "clone", cwd=tmp_path, **other)
+        sh("dvc", "pull", cwd=tmp_path / "clone", **other)
+        same_data(digits_project, tmp_path / "clone")
+        # Who does not have the key is refused.
+        (tmp_path / "other/.ssh/id_ed25519").unlink()
+        text = sh("git", "ls-remote", "origin", cwd=tmp_path / "clone", status=128, **other)
+        assert "Permission denied" in text
+
+
+def test_dvc_over_s3(digits_project: Path, tmp_path: Path) -> None:
+    """The credentials are the user's own: the project has none."""
+    pytest.importorskip("dvc_s3", reason="needs dvc-s3")
+    with s3_server(tmp_path / "s3") as (address, user):
+        sh("dvc", "remote", "add", "--default", "storage", "s3://bucket/lenet", cwd=digits_project)
+        sh("dvc", "remote", "modify", "storage", "endpointurl", address, cwd=digits_project)
+        commit(digits_project, "a remote")
+        assert "Everything" not in sh("dvc", "push", cwd=digits_project, **user)
+        sh("git", "clone", "--quiet", str(digits_project), "clone", cwd=tmp_path)
+        sh("dvc", "pull", cwd=tmp_path / "clone", **user)
+        same_data(digits_project, tmp_path / "clone")
+        assert "secret" not in (digits_project / ".dvc/config").read_text()
+        wrong = user | {"AWS_SECRET_ACCESS_KEY": "wrong"}
+        assert "ERROR" in sh("dvc", "status", "--cloud", cwd=tmp_path / "clone", status=None, **wrong)
+
+
+def test_hosts_that_are_cut_off_and_mended(tmp_path: Path) -> None:
+    with hosts(2) as (_, [first, second]):
+        served = [*first.command("python", "-m", "http.server", "--bind", first.address, "8000")]
+        with running(served, tmp_path / "log") as program:
+            wait_for(first.address, 8000, program)
+            ask = f"import socket; socket.create_connection(('{first.address}', 8000), 2)"
+            sh(*second.command("python", "-c", ask), cwd=tmp_path)
+            first.cut()
+            started = time.monotonic()
+            assert "timed out" in sh(*second.command("python", "-c", ask), cwd=tmp_path, status=1)
+            assert time.monotonic() - started > 1.9
+            first.mend()
+            sh(*second.command("python", "-c", ask), cwd=tmp_path)
+            socket.create_connection((first.address, 8000), 2).close()
