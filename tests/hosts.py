@@ -1,4 +1,4 @@
-"""Other hosts, for the tests of what crosses a network: network namespaces, an SSH server, certificates, an S3 server."""
+"""What tests of a network need: hosts (network namespaces), certificates, an SSH server and an S3 server."""
 
 import os
 import shutil
@@ -55,14 +55,10 @@ def wait_for(address: str, port: int, program: "subprocess.Popen[bytes]") -> Non
 
 
 @contextmanager
-def running(
-    command: Sequence[str], log: Path, env: dict[str, str] | None = None
-) -> Iterator["subprocess.Popen[bytes]"]:
+def running(command: Sequence[str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A program in the background, which ends with the context, or after ten minutes."""
     with log.open("ab") as file:
-        program = subprocess.Popen(
-            ["timeout", "600", *command], env=os.environ | (env or {}), stdout=file, stderr=file, start_new_session=True
-        )
+        program = subprocess.Popen(["timeout", "600", *command], stdout=file, stderr=file, start_new_session=True)
     try:
         yield program
     finally:
@@ -142,13 +138,7 @@ class Host(NamedTuple):
 
 @contextmanager
 def hosts(count: int) -> Iterator[tuple[str, list[Host]]]:
-    """This machine's address and those of other hosts, joined by a bridge; the test is skipped where there may be none."""
-    tag = f"ln{os.getpid() % 100_000}"
-    network = next(
-        f"10.213.{number}"
-        for number in range(os.getpid() % 200, 255)
-        if f"10.213.{number}." not in _command("ip", "addr")
-    )
+    """Hosts that a bridge joins, and the address of this machine there; where there may be none, the test is skipped."""
     with ExitStack() as stack:
 
         def made(remove: list[str], *add: str) -> None:
@@ -159,6 +149,8 @@ def hosts(count: int) -> Iterator[tuple[str, list[Host]]]:
 
         if sys.platform != "linux" or not shutil.which("ip"):
             pytest.skip("needs network namespaces and iproute2")
+        tag, taken = f"ln{os.getpid() % 100_000}", _command("ip", "addr")
+        network = next(f"10.213.{at}" for at in range(os.getpid() % 200, 255) if f"10.213.{at}." not in taken)
         bridge = f"{tag}b"
         made(["ip", "link", "del", bridge], "ip", "link", "add", bridge, "type", "bridge")
         _command("ip", "addr", "add", f"{network}.1/24", "dev", bridge)
