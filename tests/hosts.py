@@ -51,7 +51,7 @@ def wait_for(address: str, port: int, program: "subprocess.Popen[bytes]") -> Non
             if client.connect_ex((address, port)) == 0:
                 return
         time.sleep(0.1)
-    raise AssertionError(f"{program.args} does not listen")
+    raise AssertionError(f"{program.args!r} does not listen")
 
 
 @contextmanager
@@ -138,7 +138,7 @@ class Host(NamedTuple):
 
 @contextmanager
 def hosts(count: int) -> Iterator[tuple[str, list[Host]]]:
-    """Hosts that a bridge joins, and the address of this machine there; where there may be none, the test is skipped."""
+    """Hosts that a bridge joins, and this machine's address there; where there may be none, the test is skipped."""
     with ExitStack() as stack:
 
         def made(remove: list[str], *add: str) -> None:

@@ -53,7 +53,8 @@ class Cluster:
     def __init__(self, address: str) -> None:
         self._address = address
         self._tasks: dict[str, Future[list[Any]]] = {}
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # What it would say, the caller says.
+        logging.disable(logging.ERROR)  # What Dask would say of a lost connection, the caller says in one line.
+        _tls()
         try:
             self._client = Client(address, timeout=10)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
@@ -95,7 +96,7 @@ class Cluster:
             processing, threads = self._client.processing(), self._workers()
         except OSError:
             raise Lost from None
-        found = {}
+        found: dict[str, str] = {}
         for worker, keys in processing.items():
             # A worker may have more than it runs: those that were submitted later wait.
             mine = sorted((key for key in keys if key in names), key=list(names).index)
@@ -188,9 +189,9 @@ def _security(host: str) -> Security:
     Raises
     ------
     InputError
-        TLS is not configured, and the address is not this machine's own.
+            TLS is not configured, and the address is not this machine's own; or a file of the configuration is missing.
     """
-    security = Security()
+    security = _tls()
     if not security.require_encryption:
         try:
             local = ipaddress.ip_address(host).is_loopback
@@ -201,6 +202,22 @@ def _security(host: str) -> Security:
                 f"--host {host}: who can connect may run any program here, so other addresses than 127.0.0.1 need TLS; "
                 "docs/cluster.md says how to set it up"
             )
+    return security
+
+
+def _tls() -> Security:
+    """TLS as Dask is configured.
+
+    Raises
+    ------
+    InputError
+        A file that the configuration names is missing.
+    """
+    security = Security()
+    for field in [field for field in Security.__slots__ if field.endswith(("_file", "_key", "_cert"))]:
+        name = getattr(security, field)
+        if name and "\n" not in name and not Path(name).is_file():  # It may be the text itself.
+            raise InputError(f"{name}: no such file; Dask's configuration names it, in distributed.comm.tls")
     return security
 
 
