@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import RunLenet, assert_refused, commit, sh
+from faults import lose_hosts
+from hosts import certificates
 from test_presets import stub_stages
 from test_sweep import experiments
 
@@ -243,7 +245,7 @@ def test_what_a_cluster_needs(digits_project: Path, run_lenet: RunLenet) -> None
     )
     sh("git", "push", "--quiet", "origin", "HEAD:main", cwd=digits_project)
     outcome = run_lenet(digits_project, *command)
-    assert_refused(outcome, "--scheduler tcp://127.0.0.1:9: ", "`lenet scheduler` starts one")
+    assert_refused(outcome, "--scheduler tcp://127.0.0.1:9: ", "does `lenet scheduler` run there")
     shutil.rmtree(remote)
     assert_refused(run_lenet(digits_project, *command), f"{remote}: ", "does not appear to be a git repository")
 
@@ -253,3 +255,31 @@ def test_what_a_cluster_needs(digits_project: Path, run_lenet: RunLenet) -> None
 def test_other_addresses_need_tls(tmp_path: Path, run_lenet: RunLenet, command: list[str], host: str) -> None:
     words = f"--host {host}: who can connect may run any program here, so other addresses than 127.0.0.1 need TLS"
     assert_refused(run_lenet(tmp_path, *command, "--host", host), words)
+
+
+def test_who_has_no_certificate_is_refused(tmp_path: Path) -> None:
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    ours, theirs = (certificates(tmp_path / name) for name in ("ours", "theirs"))
+    connect = "import sys; from lenet.experiments.cluster import Cluster; Cluster(sys.argv[1]).close(True)"
+
+    def refused(address: str, **environment: str) -> None:
+        text = sh("python", "-c", connect, address, cwd=tmp_path, status=1, **environment)
+        assert f"InputError: --scheduler {address}: " in text.splitlines()[-1]
+
+    serve = ["lenet", "scheduler", "--port", "0"]
+    with program(tmp_path / "log", *serve, says="scheduler: tls://127.0.0.1", cwd=tmp_path, **ours):
+        [address] = re.findall("^scheduler: (.*)", (tmp_path / "log").read_text(), re.M)
+        sh("python", "-c", connect, address, cwd=tmp_path, status=0, **ours)
+        refused(address)
+        refused(address, **theirs)
+        refused(address.replace("tls", "tcp"))
+    (tmp_path / "ours/key.pem").unlink()
+    words = f"error: {tmp_path}/ours/key.pem: no such file; Dask's configuration names it, in distributed.comm.tls\n"
+    assert sh(*serve, cwd=tmp_path, status=1, **ours) == words
+
+
+@pytest.mark.slow
+def test_hosts_and_a_scheduler_are_lost(digits_project: Path, tmp_path: Path) -> None:
+    """With addresses of their own, TLS and SSH: what faults.py does with 24 experiments."""
+    lose_hosts(tmp_path, digits_project, 8, print)

@@ -58,7 +58,9 @@ class Cluster:
         try:
             self._client = Client(address, timeout=10)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise InputError(f"--scheduler {address}: {_cause(error)}; `lenet scheduler` starts one") from None
+            raise InputError(
+                f"--scheduler {address}: {_cause(error)}; does `lenet scheduler` run there, with the same certificate?"
+            ) from None
 
     def submit(self, tasks: Sequence[Task], avoid: str = "") -> bool:
         workers = [worker for worker in self._workers() if get_address_host(worker) != avoid] if avoid else None

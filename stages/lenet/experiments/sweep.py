@@ -10,7 +10,7 @@ import signal
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -123,7 +123,8 @@ class Sweep:
         InputError
             There are such experiments, and they are not to be replaced.
         """
-        have = self._landed(runs)
+        names = [run.name for run in runs]
+        have = self._landed(names)
         for run in [run for run in runs if run.name in have and not have[run.name].is_of(run.values)]:
             if not replace or not self._place.cache:
                 where = "" if self._place.cache else f" --git-remote {origin.REMOTE}"
@@ -134,16 +135,16 @@ class Sweep:
             print(f"{run.name}: replaced, because parameters or code have changed", flush=True)
             dvc.remove(run.name)
             del have[run.name]
-        progress = Progress([run.name for run in runs])
+        progress = Progress(names)
         with progress.shown():
             for name, experiment in have.items():
                 progress.set(name, "done", accuracy=shown_accuracy(experiment), note="landed before")
             failures = self._work(self._tasks([run for run in runs if run.name not in have]), progress)
-        return self._landed(runs), failures
+        return self._landed(names), failures
 
-    def _landed(self, runs: Sequence[Run]) -> dict[str, Finished]:
+    def _landed(self, names: Iterable[str]) -> dict[str, Finished]:
         commits = self._place.landed()
-        wanted = {run.name: commits[run.name] for run in runs if run.name in commits}
+        wanted = {name: commits[name] for name in names if name in commits}
         self._place.fetch(wanted)
         return origin.finished(self._place, wanted)
 
@@ -173,9 +174,8 @@ class Sweep:
                 progress.say("The scheduler is lost; waiting for it ...")
                 self._engine.reconnect()
                 progress.say("")
-                landed = self._place.landed()
-                for name in [name for name in left if name in landed]:
-                    progress.set(name, "done")
+                for name, experiment in self._landed(left).items():
+                    progress.set(name, "done", accuracy=shown_accuracy(experiment))
                     del left[name]
                 self._engine.submit(list(left.values()))
                 continue
@@ -195,6 +195,9 @@ class Sweep:
                         progress.set(name, "failed", host, note=outcome.message)
                         failures[name] = outcome.message
                         del left[name]
+                elif outcome.state == "there":
+                    progress.set(name, "done", host, shown_accuracy(self._landed([name])[name]), "landed before")
+                    del left[name]
                 else:
                     progress.set(name, "done", host, outcome.accuracy)
                     del left[name]
