@@ -122,18 +122,20 @@ class Host(NamedTuple):
 
     name: str
     address: str
-    bridge: str
 
     def command(self, *words: str) -> list[str]:
         """A command, run on this host."""
         return ["ip", "netns", "exec", self.name, *words]
 
     def cut(self) -> None:
-        """Lose what is sent to and from there, in silence: nobody is told, as by `ip link set down`."""
-        _command("ip", "link", "set", self.name, "nomaster")
+        """Lose what is sent to and from there, in silence: nobody is told, as by `ip link set down`.
+
+        The cable stays in the bridge: without one, its packets would come to this machine, which would take them.
+        """
+        _command("bridge", "link", "set", "dev", self.name, "state", "0")
 
     def mend(self) -> None:
-        _command("ip", "link", "set", self.name, "master", self.bridge)
+        _command("bridge", "link", "set", "dev", self.name, "state", "3")
 
 
 @contextmanager
@@ -152,12 +154,14 @@ def hosts(count: int) -> Iterator[tuple[str, list[Host]]]:
         tag, taken = f"ln{os.getpid() % 100_000}", _command("ip", "addr")
         network = next(f"10.213.{at}" for at in range(os.getpid() % 200, 255) if f"10.213.{at}." not in taken)
         bridge = f"{tag}b"
-        made(["ip", "link", "del", bridge], "ip", "link", "add", bridge, "type", "bridge")
+        # With no address of its own it would take a cable's, and change it: hosts would send to one that is gone.
+        hardware = ["address", f"02:00:0a:d5:{int(network.split('.')[2]):02x}:01"]
+        made(["ip", "link", "del", bridge], "ip", "link", "add", bridge, *hardware, "type", "bridge")
         _command("ip", "addr", "add", f"{network}.1/24", "dev", bridge)
         _command("ip", "link", "set", bridge, "up")
         found = []
         for number in range(2, count + 2):
-            host = Host(f"{tag}h{number}", f"{network}.{number}", bridge)
+            host = Host(f"{tag}h{number}", f"{network}.{number}")
             made(["ip", "netns", "del", host.name], "ip", "netns", "add", host.name)
             cable = ["ip", "link", "add", host.name, "type", "veth", "peer", "name", "eth0", "netns", host.name]
             made(["ip", "link", "del", host.name], *cable)

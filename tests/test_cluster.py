@@ -231,7 +231,9 @@ def test_what_a_cluster_needs(digits_project: Path, run_lenet: RunLenet) -> None
     assert_refused(run_lenet(digits_project, *command), "land in the Git remote origin: add it, `git remote add origin")
     sh("git", "remote", "add", "origin", "https://me:secret@example.org/x.git", cwd=digits_project)
     outcome = run_lenet(digits_project, *command)
-    assert_refused(outcome, "the address of the Git remote origin has a password in it", "git help credentials")
+    assert_refused(
+        outcome, "the address of the Git remote origin has a password or a token in it", "git help credentials"
+    )
     assert "secret" not in outcome.error
     sh("git", "remote", "remove", "origin", cwd=digits_project)
     remote = digits_project.parent / "remote.git"

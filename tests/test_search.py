@@ -130,7 +130,7 @@ def test_an_interrupted_search_is_resumed_and_meets_the_test_set_once(
     assert summary[5:8] == [
         f"The best is search-trial01: {words}",
         f"Validation accuracy {best}; with the values of params.yaml, search-trial00, 90.00%.",
-        "As the best of many it is optimistic: luck has helped to choose it. The test accuracy is not.",
+        "As the best of many it is optimistic: luck has helped to choose it. The test accuracy, below, is not.",
     ]
     assert summary[-1] == "search-best: test accuracy 90.00%"
     assert sh("git", "status", "--porcelain", cwd=digits_project) == "", "the workspace is as it was"
@@ -313,7 +313,7 @@ def test_what_a_trial_consists_of() -> None:
     assert [run.last for run in planned.runs("best", {"model.dropout": 0.1})] == ["plot", "plot"]
     [run] = plan("model.dropout=0:0.4", "train.threads=2").runs("best", {"model.dropout": 0})
     assert (run.name, run.values["train"]["threads"]) == ("search-best", 2)
-    assert plan("model.dropout=0:0.4", trials=101).names()[0] == "search-trial000"
+    assert plan("model.dropout=0:0.4", trials=101).names()[100] == "search-trial100"
     # Trial 0 has what lies in its space.
     judge = Judge()
     [trial, *_] = found(plan("train.optimizer=sgd,adam", "model.dropout=0:0.4"), judge)

@@ -17,14 +17,14 @@ Revisions = Annotated[
     Argument(metavar="REV", help="Revisions of Git's, experiments, or groups of them; by default the workspace."),
 ]
 
-Jobs = Annotated[int | None, Option(min=1, help="Runs at once; by default one for each core.")]
+Jobs = Annotated[int | None, Option(min=1, help="Runs at once on this machine; by default one for each core.")]
 
 OnCluster = Annotated[
     str | None,
     Option("--scheduler", metavar="ADDRESS", help="Run on the cluster of this scheduler, such as tls://host:8786."),
 ]
 
-Host = Annotated[str, Option(help="The address to listen on; others than this machine's own need TLS.")]
+Host = Annotated[str, Option(help="The address to listen on; any but 127.0.0.1 and localhost needs TLS.")]
 
 
 def describe(
@@ -201,11 +201,9 @@ def search(
         Option("--set", "-S", metavar="SECTION.KEY=SPACE", help="A parameter with its space; may be repeated."),
     ] = None,
     trials: Annotated[int, Option(min=1, help="How many trials.")] = 40,
-    batch: Annotated[
-        int, Option(min=1, help="Trials proposed at once, before the results of any are known; it decides which.")
-    ] = 4,
+    batch: Annotated[int, Option(min=1, help="Trials proposed at once. The same number proposes the same trials.")] = 4,
     seeds: Annotated[
-        int, Option(min=1, help="Train each trial with the seeds 0 to N - 1, and end bad trials before the last one.")
+        int, Option(min=1, help="Train each trial with the seeds 0 to N - 1; a bad trial gets fewer.")
     ] = 1,
     seed: Annotated[int, Option(min=0, max=2**32 - 1, help="The seed by which trials are drawn.")] = 0,
     name: Annotated[str, Option(help="The trials become the experiments NAME-trial00, ...")] = "search",

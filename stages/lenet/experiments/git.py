@@ -28,7 +28,7 @@ def content(commit: str, path: str) -> bytes | None:
 
 
 def contents(objects: Sequence[str]) -> list[bytes | None]:
-    """The contents of objects, such as `COMMIT:path` with a path from the repository's root; None for one that is not.
+    """The contents of objects, such as `COMMIT:path` with a path from the repository's root; None where there is none.
 
     It is one process of Git's for all of them.
     """

@@ -59,23 +59,27 @@ class Origin(NamedTuple):
         rows = [line.split("\t") for line in listed.stdout.splitlines()]
         return {reference.rpartition("/")[2]: commit for commit, reference in rows}
 
+    def kept(self) -> dict[str, str]:
+        """The experiments that this repository has, name -> commit."""
+        prefix = self.reference("")
+        listed = git("for-each-ref", "--format=%(refname) %(objectname)", prefix)
+        rows = [line.removeprefix(prefix).split() for line in listed.stdout.splitlines()]
+        return dict(row for row in rows)
+
     def fetch(self, names: Iterable[str]) -> None:
-        """Bring experiments into this repository, so that `dvc exp show` lists them. Their data stay in DVC's remote.
+        """Bring experiments into this repository, in place of those that have their names, for `dvc exp show`.
+
+        Their data stay in DVC's remote.
 
         Raises
         ------
         InputError
-            The repository cannot be reached, or this one has another experiment of one of these names.
+            The repository cannot be reached.
         """
-        references = "".join(f"{self.reference(name)}:{self.reference(name)}\n" for name in names)
+        references = "".join(f"+{self.reference(name)}:{self.reference(name)}\n" for name in names)
         if self.cache is None and references:
-            done = git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--stdin", self.url, text=references)
-            if rejected := re.search(r"\[rejected\].*/(\S+) +\(", done.stderr):
-                name = rejected[1]
-                raise InputError(
-                    f"the experiment {name} of this repository is another than that of {self.url}; rename it, "
-                    f"`dvc exp rename {name} NEW`, and run this again"
-                )
+            options = ["--quiet", "--no-tags", "--no-write-fetch-head", "--stdin"]
+            done = git("fetch", *options, self.url, text=references)
             if done.returncode:
                 raise InputError(f"{self.url}: {_reason(done)}")
 
@@ -91,9 +95,7 @@ def here() -> Origin:
     top, folder, commit = (git("rev-parse", what) for what in ("--show-toplevel", "--show-prefix", "HEAD"))
     if commit.returncode:
         raise InputError(f"this folder has no commit: {_reason(commit)}; run this in the project's root")
-    changed = git("status", "--porcelain", "--", "dvc.yaml", "stages").stdout.splitlines()
-    if changed:
-        raise InputError(f"{changed[0][3:]} has changes that are not committed, and runs are of a commit; commit them")
+    _check_committed("dvc.yaml", "stages")
     cache = dvc.command("cache", "dir", capture=True).strip()
     return Origin(top.stdout.strip(), commit.stdout.strip(), folder.stdout.strip(), str(Path(cache).absolute()))
 
@@ -107,24 +109,37 @@ def remote() -> Origin:
         There is no such remote or no DVC remote, or the Git remote does not have the commit.
     """
     local = here()
-    url = git("remote", "get-url", REMOTE)
-    if url.returncode:
+    # As it is configured, and not `git remote get-url`, which shows what the user's own settings make of it.
+    url = git("config", f"remote.{REMOTE}.url").stdout.strip()
+    if not url:
         raise InputError(
             f"a cluster's experiments land in the Git remote {REMOTE}: add it, `git remote add {REMOTE} URL`"
         )
-    if re.match(r"\w+://[^/@]*:[^/@]*@", url.stdout):
+    if re.match(r"https?://[^/]*@|\w+://[^/@]*:[^/]*@", url):
         raise InputError(
-            f"the address of the Git remote {REMOTE} has a password in it, which workers would be shown; "
+            f"the address of the Git remote {REMOTE} has a password or a token in it, which workers would be shown; "
             "leave it to a credential helper, `git help credentials`"
         )
+    if not re.match(r"\w+://|[^/]+:", url):
+        url = str(Path(local.url, url).resolve())
     if not dvc.command("config", "core.remote", capture=True, check=False).strip():
         raise InputError("a cluster's data are kept in a DVC remote: add one, `dvc remote add --default storage URL`")
-    fetched = git("fetch", "--quiet", REMOTE)
+    _check_committed(".dvc/config")
+    fetched = git("fetch", "--quiet", "--prune", REMOTE)
     if fetched.returncode:
-        raise InputError(f"{url.stdout.strip()}: {_reason(fetched)}")
+        raise InputError(f"{url}: {_reason(fetched)}")
     if not git("for-each-ref", "--contains", local.commit, f"refs/remotes/{REMOTE}").stdout:
         raise InputError(f"the Git remote {REMOTE} does not have the commit {local.commit[:7]}; run `git push`")
-    return local._replace(url=url.stdout.strip(), cache=None)
+    return local._replace(url=url, cache=None)
+
+
+def _check_committed(*paths: str) -> None:
+    changed = git("status", "--porcelain", "--", *paths).stdout.splitlines()
+    if changed:
+        raise InputError(
+            f"{changed[0][3:]} has changes that are not committed, and experiments are made from the last commit; "
+            "commit them"
+        )
 
 
 class Finished(NamedTuple):

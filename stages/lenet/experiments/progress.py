@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ class Progress:
     def __init__(self, names: Iterable[str]) -> None:
         self._rows = dict.fromkeys(names, Row())
         self._says = ""
-        self._console = Console(file=sys.stdout, highlight=False)
+        self._console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
         self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=2)
 
     def shown(self) -> AbstractContextManager[Any]:
@@ -47,6 +47,12 @@ class Progress:
         if not self._console.is_terminal and (state != "waiting" or note):
             said = [state, f"on {host}" if host else "", "" if accuracy is None else f"{accuracy:.2%}"]
             print(f"{name}: {' '.join(filter(None, said))}{': ' if note else ''}{note}", flush=True)
+
+    def none_but(self, running: Collection[str]) -> None:
+        """Set those that run no more, and have not ended, back to waiting: their worker is lost."""
+        for name, row in self._rows.items():
+            if row.state == "running" and name not in running:
+                self._rows[name] = Row(note=row.note)
 
     def say(self, text: str) -> None:
         """Say something of all of them; an empty text takes it back."""

@@ -139,7 +139,7 @@ class Plan(NamedTuple):
 
     def trial(self, number: int) -> str:
         """What a trial is called: `trial07`. It has two digits at least, so that 8 trials can become 40."""
-        return f"trial{number:0{max(2, len(str(self.trials - 1)))}}"
+        return f"trial{number:02}"
 
     def words(self, chosen: Mapping[str, Any]) -> str:
         """What the settings change, as options of `dvc exp run`."""
@@ -382,7 +382,7 @@ def summary(planned: Plan, trials: Sequence[Trial]) -> str:
             "",
             f"The best is {choice.name}: {planned.words(choice.chosen)}",
             f"Validation accuracy {choice.accuracy:.2%}{before}.",
-            "As the best of many it is optimistic: luck has helped to choose it. The test accuracy is not.",
+            "As the best of many it is optimistic: luck has helped to choose it. The test accuracy, below, is not.",
         ]
     )
 

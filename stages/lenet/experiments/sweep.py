@@ -48,16 +48,19 @@ class Lost(Exception):  # noqa: N818  Not a fault, but a state.
 
 
 class Engine(Protocol):
-    """What runs tasks: this machine (`Here`), or a cluster (`lenet.experiments.cluster.Cluster`)."""
+    """What runs tasks: this machine (`Here`), or a cluster (`lenet.experiments.cluster.Cluster`).
+
+    All but `reconnect` and `close` may raise `Lost`.
+    """
 
     def submit(self, tasks: Sequence[Task], avoid: str = "") -> bool:
         """Put tasks into the queue, on another host than `avoid`; false if there is no other."""
 
     def ended(self) -> list[tuple[str, Outcome, str]]:
-        """The tasks that have ended since this was last asked: name, outcome, host. It may raise `Lost`."""
+        """The tasks that have ended since this was last asked: name, outcome, host."""
 
     def running(self) -> dict[str, str]:
-        """The tasks that are running, name -> host. It may raise `Lost`."""
+        """The tasks that are running, name -> host."""
 
     def reconnect(self) -> None:
         """Wait until tasks can be submitted again; all of those before are forgotten."""
@@ -84,6 +87,8 @@ class Here:
         self._running.add(task.name)
         try:
             return attempt(task, FOLDER, lambda: not self._closed)
+        except OSError as error:
+            return Outcome("failed", 0, message=str(error))
         finally:
             self._running.discard(task.name)
 
@@ -115,8 +120,8 @@ class Sweep:
     def run(self, runs: Sequence[Run], replace: bool = False) -> tuple[dict[str, Finished], dict[str, str]]:
         """Run the experiments that have not landed yet, and return those that have, and why others have failed.
 
-        Experiments that have one of these names, but other parameters or code, are removed first if `replace` is true
-        and they are only in this repository.
+        Experiments of this repository that have one of these names, but other parameters or code, are removed first if
+        `replace` is true.
 
         Raises
         ------
@@ -124,23 +129,26 @@ class Sweep:
             There are such experiments, and they are not to be replaced.
         """
         names = [run.name for run in runs]
-        have = self._landed(names)
-        for run in [run for run in runs if run.name in have and not have[run.name].is_of(run.values)]:
-            if not replace or not self._place.cache:
-                where = "" if self._place.cache else f" --git-remote {origin.REMOTE}"
-                raise InputError(
-                    f"the experiment {run.name} exists already, with other parameters or code; "
-                    f"remove it, `dvc exp remove{where} {run.name}`, and run this again, or choose another name"
-                )
+        kept = origin.finished(self._place, {name: at for name, at in self._place.kept().items() if name in set(names)})
+        for run in [run for run in runs if run.name in kept and not kept[run.name].is_of(run.values)]:
+            if not replace:
+                raise InputError(_taken(run.name, f"`dvc exp remove {run.name}`"))
             print(f"{run.name}: replaced, because parameters or code have changed", flush=True)
             dvc.remove(run.name)
-            del have[run.name]
+        have = self._landed(names)
+        for run in [run for run in runs if run.name in have and not have[run.name].is_of(run.values)]:
+            where = f"--git-remote {origin.REMOTE}"
+            raise InputError(_taken(run.name, f"`dvc exp remove {where} {run.name}` and `dvc exp remove {run.name}`"))
         progress = Progress(names)
         with progress.shown():
             for name, experiment in have.items():
                 progress.set(name, "done", accuracy=shown_accuracy(experiment), note="landed before")
             failures = self._work(self._tasks([run for run in runs if run.name not in have]), progress)
-        return self._landed(names), failures
+        done = self._landed(names)
+        for run in [run for run in runs if run.name in done and not done[run.name].is_of(run.values)]:
+            del done[run.name]
+            failures[run.name] = "another experiment of that name, with other parameters or code, has landed meanwhile"
+        return done, failures
 
     def _landed(self, names: Iterable[str]) -> dict[str, Finished]:
         commits = self._place.landed()
@@ -162,14 +170,39 @@ class Sweep:
         return tasks
 
     def _work(self, left: dict[str, Task], progress: Progress) -> dict[str, str]:
-        """Run tasks until all have landed or failed; each that fails once more on another host, if there is one."""
+        """Run tasks until each has landed or failed, and return why some have failed."""
         failures: dict[str, str] = {}
         retried: set[str] = set()
-        self._engine.submit(list(left.values()))
+        submitted = False
         while left:
-            time.sleep(0.5)
             try:
-                ended, running = self._engine.ended(), self._engine.running()
+                if not submitted:
+                    self._engine.submit(list(left.values()))
+                    submitted = True
+                time.sleep(0.5)
+                for name, outcome, host in self._engine.ended():
+                    if outcome.state == "stopped":  # It had been cancelled when it was submitted.
+                        self._engine.submit([left[name]])
+                        continue
+                    if outcome.state == "failed":
+                        _write_log(name, outcome.log)
+                        if name not in retried and self._engine.submit([left[name]], avoid=host):
+                            retried.add(name)
+                            note = f"failed on {host}, is tried on another host: {outcome.message}"
+                            progress.set(name, "waiting", note=note)
+                            continue
+                        failures[name] = outcome.message
+                        progress.set(name, "failed", host, note=outcome.message)
+                    elif outcome.state == "there":
+                        progress.set(name, "done", host, shown_accuracy(self._landed([name])[name]), "landed before")
+                    else:
+                        progress.set(name, "done", host, outcome.accuracy)
+                    del left[name]
+                running = self._engine.running()
+                progress.none_but(running)
+                for name, host in running.items():
+                    if name in left:
+                        progress.set(name, "running", host)
             except Lost:
                 progress.say("The scheduler is lost; waiting for it ...")
                 self._engine.reconnect()
@@ -177,34 +210,21 @@ class Sweep:
                 for name, experiment in self._landed(left).items():
                     progress.set(name, "done", accuracy=shown_accuracy(experiment))
                     del left[name]
-                self._engine.submit(list(left.values()))
-                continue
-            for name, outcome, host in ended:
-                if outcome.state == "stopped":  # A cancelled task that was submitted again, for example.
-                    self._engine.submit([left[name]])
-                elif outcome.state == "failed":
-                    log = FOLDER / "logs" / f"{name}.log"
-                    log.parent.mkdir(parents=True, exist_ok=True)
-                    log.write_text(outcome.log)
-                    first = name not in retried
-                    retried.add(name)
-                    if first and self._engine.submit([left[name]], avoid=host):
-                        note = f"failed on {host}, is tried on another host: {outcome.message}"
-                        progress.set(name, "waiting", note=note)
-                    else:
-                        progress.set(name, "failed", host, note=outcome.message)
-                        failures[name] = outcome.message
-                        del left[name]
-                elif outcome.state == "there":
-                    progress.set(name, "done", host, shown_accuracy(self._landed([name])[name]), "landed before")
-                    del left[name]
-                else:
-                    progress.set(name, "done", host, outcome.accuracy)
-                    del left[name]
-            for name, host in running.items():
-                if name in left:
-                    progress.set(name, "running", host)
+                submitted = False
         return failures
+
+
+def _taken(name: str, remove: str) -> str:
+    return (
+        f"the experiment {name} exists already, with other parameters or code; remove it, {remove}, and run this "
+        "again, or choose another name"
+    )
+
+
+def _write_log(name: str, text: str) -> None:
+    log = FOLDER / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(text)
 
 
 @contextmanager
@@ -224,13 +244,13 @@ def started(scheduler: str | None, jobs: int | None) -> Iterator[Sweep]:
 
         if jobs:
             raise InputError(
-                "--jobs is of this machine; how many tasks a worker runs at once, `lenet worker --jobs` says"
+                "--jobs cannot be used with --scheduler; `lenet worker --jobs` says how many experiments a worker runs"
             )
         place = origin.remote()
         engine: Engine = Cluster(scheduler)
     else:
         place, engine = origin.here(), Here(jobs or cores())
-    cancel = True
+    cancel = False
     try:
         yield Sweep(place, engine)
     except Stopped as stop:
@@ -279,7 +299,16 @@ def grid(settings: Sequence[str]) -> list[Run]:
 
 
 def combinations(settings: Sequence[str]) -> list[list[str]]:
-    """All combinations of the settings' values, `section.key=value` each."""
+    """All combinations of the settings' values, `section.key=value` each.
+
+    Raises
+    ------
+    InputError
+        A setting does not have the form of DVC's, or two have the same key.
+    """
+    keys = [text.partition("=")[0] for text in settings]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise InputError(f"-S {twice[0]} is given twice; give all of its values at once, for example {twice[0]}=1,2")
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import get_hydra_sweeps  # DVC's own, so that it is the same syntax; it has no public one.
     from hydra.errors import HydraException
@@ -293,8 +322,8 @@ def combinations(settings: Sequence[str]) -> list[list[str]]:
 def name_of(overrides: Sequence[str]) -> str:
     """The name of an experiment: what it changes, and the seed last, so that `lenet compare` knows a group of seeds.
 
-    For example `activation-tanh-learning_rate-0.003-seed0`. Two experiments never have the same name: where something
-    does not fit into a name, it ends with a hash.
+    For example `activation-tanh-learning_rate-0.003-seed0`. Where something does not fit into a name, it ends with a
+    hash.
     """
     sections = Params.model_json_schema()["$defs"]
     parts, seed = [], ""
@@ -320,15 +349,15 @@ def check_free(names: Sequence[str], option: str = "") -> None:
 
 
 def summary(runs: Sequence[Run], done: Mapping[str, Finished]) -> str:
-    """The accuracies of a sweep, best first; of experiments that differ in the seed alone, their mean and deviation."""
+    """The test accuracies of a sweep; of experiments that differ in the seed alone, their mean and deviation."""
     groups: dict[str, list[float]] = defaultdict(list)
     for run in runs:
-        if run.name in done and (accuracy := shown_accuracy(done[run.name])) is not None:
-            groups[re.sub("-seed[0-9]+$", "", run.name)].append(accuracy)
+        if run.name in done:
+            groups[re.sub("-seed[0-9]+$", "", run.name)].append(done[run.name].metrics["accuracy"])
     width = max(map(len, groups), default=0)
     lines = []
-    for name, accuracies in sorted(groups.items(), key=lambda item: -statistics.fmean(item[1])):
-        line = f"{name:{width}}  {statistics.fmean(accuracies):.2%}"
+    for name, accuracies in groups.items():
+        line = f"{name:{width}}  test accuracy {statistics.fmean(accuracies):.2%}"
         if len(accuracies) > 1:
             low, high = accuracy_interval(accuracies)
             line += f" ± {100 * statistics.stdev(accuracies):.2f}, {len(accuracies)} seeds"

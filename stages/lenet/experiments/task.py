@@ -150,6 +150,7 @@ def _last_words(log: str) -> str:
 def main() -> None:
     """Run the task that standard input begins with, and print its outcome. The argument is this host's folder."""
     folder = Path(sys.argv[1]).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
     task = Task.from_json(sys.stdin.readline())
     answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -205,6 +206,7 @@ def _run(task: Task, folder: Path, clone: Path) -> Outcome:
     index = Path(".dvc/tmp/site").absolute()
     Path(".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n[core]\n    site_cache_dir = {index}\n")
     if origin.cache is None:
+        _dvc("config", "core.remote")  # Where there is none, that is found before hours of training.
         _fetch_inputs(folder, origin)
     if task.images:
         _copy(Path(origin.url, origin.folder, task.images), Path(task.images))
@@ -247,7 +249,7 @@ def _clone(origin: Origin, folder: Path, clone: Path) -> None:
             if not (copy / "HEAD").exists():
                 _git("init", "--quiet", "--bare", str(copy))
             if git("-C", str(copy), "cat-file", "-e", f"{origin.commit}^{{commit}}").returncode:
-                _git("-C", str(copy), "fetch", "--quiet", origin.url, "+refs/heads/*:refs/heads/*")
+                _git("-C", str(copy), "fetch", "--quiet", origin.url, "--prune", "+refs/heads/*:refs/heads/*")
         source = str(copy)
     _git("clone", "--quiet", "--shared", "--no-checkout", "--no-tags", source, str(clone))
     _git("-C", str(clone), "remote", "set-url", REMOTE, origin.url)
@@ -261,8 +263,7 @@ def _fetch_inputs(folder: Path, origin: Origin) -> None:
         if not fetched.exists():
             with contextlib.suppress(SystemExit):  # What the remote does not have, the stages make.
                 _dvc("fetch", "preprocess", "--with-deps")
-            fetched.parent.mkdir(exist_ok=True)
-            fetched.touch()
+                fetched.touch()
 
 
 def _copy(source: Path, folder: Path) -> None:
