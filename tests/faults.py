@@ -8,7 +8,7 @@ The Git remote and the DVC remote are reached over SSH. Meanwhile
 - the scheduler is killed, and another one started.
 
 In the end all experiments must have landed in the remote, each once, and be equal, in all files, to those that
-`lenet sweep` makes on this machine alone.
+`lenet sweep` makes on this machine alone. 24 experiments take 7 minutes on two cores.
 """
 
 import argparse
@@ -29,8 +29,11 @@ from test_sweep import experiments
 SECONDS_OFF = 30
 
 
-def lose_hosts(folder: Path, project: Path, count: int, say: Callable[[str], None]) -> None:
-    """Run the sweep of a project that has been run and committed, lose hosts, and check what has landed."""
+def lose_hosts(folder: Path, project: Path, count: int, compared: int, say: Callable[[str], None]) -> None:
+    """Run the sweep of a project that has been run and committed, lose hosts, and check what has landed.
+
+    It has `count` experiments, of which `compared` are run once more, on this machine alone.
+    """
     started = time.monotonic()
 
     def log(text: str) -> None:
@@ -85,16 +88,16 @@ def lose_hosts(folder: Path, project: Path, count: int, say: Callable[[str], Non
         def landed(number: int) -> Callable[[], bool]:
             return lambda: len(experiments(remote)) >= number
 
-        until(landed(count // 8), running)
+        until(landed(1 + count // 8), running)
         workers[first].kill()
         log(f"{len(experiments(remote))} have landed; {first.address}'s worker is killed")
-        until(landed(count // 4), running)
+        until(landed(1 + count // 4), running)
         second.cut()
         log(f"{len(experiments(remote))} have landed; {second.address} is cut off")
         time.sleep(SECONDS_OFF)
         second.mend()
         log(f"{len(experiments(remote))} have landed; {second.address} is there again")
-        until(landed(count // 2), running)
+        until(landed(1 + count // 2), running)
         scheduler.kill()
         log(f"{len(experiments(remote))} have landed; the scheduler is killed")
         scheduler.wait()
@@ -109,12 +112,14 @@ def lose_hosts(folder: Path, project: Path, count: int, say: Callable[[str], Non
         assert sorted(found) == sorted(names)
         assert experiments(project) == found
         sh("dvc", "exp", "remove", "--quiet", *names, cwd=project)
-        sh(*sweep, cwd=project)
+        seeds = ["-S", f"train.seed=range(0,{compared // 2})"]
+        sh("lenet", "sweep", "-S", "model.activation=relu,tanh", *seeds, cwd=project)
         here = experiments(project)
-        different = [name for name in names if sh("git", "diff", "--stat", found[name], here[name], cwd=project)]
+        assert len(here) == compared
+        different = [name for name in here if sh("git", "diff", "--stat", found[name], here[name], cwd=project)]
         assert not different, different
         assert "not in" not in sh("dvc", "status", "--cloud", cwd=project, status=0, **me)
-        log(f"{count} experiments, each once, equal to those of one machine")
+        log(f"each has landed once; {compared} are equal to those of one machine")
 
 
 def until(condition: Callable[[], bool], program: "subprocess.Popen[bytes]", seconds: float = 900) -> None:
@@ -134,7 +139,7 @@ def _end(program: "subprocess.Popen[bytes]") -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--experiments", type=int, default=24, help="a multiple of 8")
+    parser.add_argument("--experiments", type=int, default=24, help="an even number, at least 6")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lenet-faults-") as name:
         folder = Path(name)
@@ -146,7 +151,7 @@ def main() -> None:
         set_params(project, *DIGITS)
         sh("dvc", "repro", cwd=project)
         commit(project, "a run on digits")
-        lose_hosts(folder, project, options.experiments, print)
+        lose_hosts(folder, project, options.experiments, options.experiments, print)
 
 
 if __name__ == "__main__":

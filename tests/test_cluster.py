@@ -100,14 +100,14 @@ def test_a_sweep_on_a_cluster_gives_what_one_machine_gives(digits_project: Path,
     """The same bytes, in the remotes, and nothing but Git's part here."""
     remote = with_remotes(digits_project)
     loopback.worker(2)
-    sweep = ["lenet", "sweep", "-S", "train.seed=1,2", "-S", "train.epochs=1"]
+    sweep = ["lenet", "sweep", "-S", "train.seed=2", "-S", "train.epochs=1"]
     text = sh(*sweep, "--scheduler", loopback.address, cwd=digits_project)
-    assert text.startswith("epochs-1-seed1: running on 127.0.0.2\n")
+    assert text.startswith("epochs-1-seed2: running on 127.0.0.2\n")
     assert "epochs-1-seed2: done on 127.0.0.2" in text
     assert sh("git", "status", "--porcelain", cwd=digits_project) == ""
     landed = experiments(digits_project)
     assert landed == experiments(remote)
-    assert sorted(landed) == ["epochs-1-seed1", "epochs-1-seed2"]
+    assert list(landed) == ["epochs-1-seed2"]
 
     # With the data, which only the DVC remote has: the same as here.
     other = digits_project.parent / "other"
@@ -115,7 +115,7 @@ def test_a_sweep_on_a_cluster_gives_what_one_machine_gives(digits_project: Path,
     sh("dvc", "exp", "pull", "--quiet", "origin", "epochs-1-seed2", cwd=other)
     sh("dvc", "exp", "apply", "--quiet", "epochs-1-seed2", cwd=other)
     sh("git", "push", "--quiet", "origin", f":refs/exps/{reference(digits_project)}/epochs-1-seed2", cwd=digits_project)
-    sh("dvc", "exp", "remove", "--quiet", "epochs-1-seed1", "epochs-1-seed2", cwd=digits_project)
+    sh("dvc", "exp", "remove", "--quiet", "epochs-1-seed2", cwd=digits_project)
     sh(*sweep, cwd=digits_project)
     here = experiments(digits_project)
     assert all(sh("git", "diff", landed[name], here[name], cwd=digits_project) == "" for name in landed)
@@ -284,4 +284,4 @@ def test_who_has_no_certificate_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_hosts_and_a_scheduler_are_lost(digits_project: Path, tmp_path: Path) -> None:
     """With addresses of their own, TLS and SSH: what faults.py does with 24 experiments."""
-    lose_hosts(tmp_path, digits_project, 8, print)
+    lose_hosts(tmp_path, digits_project, 6, 2, print)

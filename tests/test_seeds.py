@@ -63,15 +63,6 @@ def test_interrupted_seeds_do_not_repeat_finished_runs(digits_project: Path, run
     assert "Parameters that differ: model.activation tanh and relu, train.epochs 2 and 7" in outcome.output
 
 
-@pytest.mark.slow
-def test_seeds_that_really_train(digits_project: Path) -> None:
-    text = sh("lenet", "seeds", "2", "-S", "train.epochs=1", cwd=digits_project)
-    *_, first, second, last = text.splitlines()
-    assert first.startswith("epochs-1-seed0  ")
-    assert first.split()[1] != second.split()[1], "another seed, another network"
-    assert last.startswith("epochs-1: 2 seeds, test accuracy ")
-
-
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
@@ -113,14 +104,3 @@ def test_one_seed_is_not_several(digits_run: Path, run_lenet: RunLenet) -> None:
 
 def test_outside_of_a_project(tmp_path: Path, run_lenet: RunLenet) -> None:
     assert_refused(run_lenet(tmp_path, "seeds", "3"), "params.yaml: no such file; run this in the project's root")
-
-
-@pytest.mark.slow
-def test_a_failing_run_is_reported(digits_project: Path) -> None:
-    text = sh(
-        "lenet", "seeds", "2", "--jobs", "1", "-S", "preprocess.validation_size=1437", cwd=digits_project, status=1
-    )
-    assert text.count("failed on this machine: params.yaml: preprocess.validation_size is 1437") == 2
-    assert text.splitlines()[-1].startswith(
-        "error: the experiment validation_size-1437-seed0 and 1 more failed: params"
-    )

@@ -20,29 +20,20 @@ def experiments(project: Path) -> dict[str, str]:
 
 def test_a_sweep_gives_what_dvc_gives(digits_project: Path) -> None:
     """Each combination is an experiment, with the bytes of `dvc exp run`; the second time there is nothing to do."""
-    sweep = [
-        "lenet",
-        "sweep",
-        "-S",
-        "model.activation=relu,tanh",
-        "-S",
-        "train.seed=range(1,3)",
-        "-S",
-        "train.epochs=1",
-    ]
+    settings = ["model.activation=tanh", "train.seed=range(1,3)", "train.epochs=1"]
+    sweep = ["lenet", "sweep", *(word for each in settings for word in ("-S", each))]
     text = sh(*sweep, cwd=digits_project)
-    names = [f"activation-{activation}-epochs-1-seed{seed}" for activation in ("relu", "tanh") for seed in (1, 2)]
+    names = [f"activation-tanh-epochs-1-seed{seed}" for seed in (1, 2)]
     assert sorted(experiments(digits_project)) == names
-    *lines, best, second, empty, last = text.splitlines()
+    *lines, means, empty, last = text.splitlines()
     for name in names:
         assert f"{name}: running" in lines
         [done] = [line for line in lines if line.startswith(f"{name}: done on this machine ")]
         shown = sh("git", "show", f"{experiments(digits_project)[name]}:metrics/test.json", cwd=digits_project)
         assert done.endswith(f" {json.loads(shown)['accuracy']:.2%}")
-    for line in (best, second):
-        assert line.startswith(("activation-relu-epochs-1  test", "activation-tanh-epochs-1  test"))
-        assert ", 2 seeds, 95% interval of the mean " in line
-    assert (empty, last) == ("", "4 experiments; `dvc exp show` lists them")
+    assert means.startswith("activation-tanh-epochs-1  test accuracy ")
+    assert ", 2 seeds, 95% interval of the mean " in means
+    assert (empty, last) == ("", "2 experiments; `dvc exp show` lists them")
     assert "activation-tanh-epochs-1-seed2" in sh("dvc", "exp", "show", cwd=digits_project)
 
     assert sh("git", "status", "--porcelain", cwd=digits_project) == "", "the workspace is as it was"
@@ -54,11 +45,8 @@ def test_a_sweep_gives_what_dvc_gives(digits_project: Path) -> None:
     assert sh("git", "diff", landed["single"], landed["activation-tanh-epochs-1-seed2"], cwd=digits_project) == ""
 
     text = sh(*sweep, cwd=digits_project)
-    assert text.count(": landed before") == 4
+    assert text.count(": landed before") == 2
     assert "running" not in text
-    assert "On average" in sh(
-        "lenet", "compare", "activation-relu-epochs-1", "activation-tanh-epochs-1", cwd=digits_project
-    )
 
 
 def test_a_failure_does_not_stop_the_others(digits_project: Path, run_lenet: RunLenet) -> None:
@@ -69,9 +57,9 @@ def test_a_failure_does_not_stop_the_others(digits_project: Path, run_lenet: Run
     arguments = ["sweep", "-S", "train.seed=3,0,2", "--jobs", "2"]
     outcome = run_lenet(digits_project, *arguments)
     assert outcome.status == 1
-    assert "params-seed3: failed on this machine: failed to reproduce 'download': " in outcome.output
+    assert "params-seed3: failed on this machine: failed to reproduce '" in outcome.output
     assert "params  test accuracy 93.50% ± 4.95, 2 seeds" in outcome.output
-    assert outcome.error.startswith("error: the experiment params-seed3 failed: failed to reproduce 'download': ")
+    assert outcome.error.startswith("error: the experiment params-seed3 failed: failed to reproduce '")
     assert outcome.error.endswith("; .dvc/tmp/lenet/logs/params-seed3.log has what it printed\n")
     log = digits_project / ".dvc/tmp/lenet/logs/params-seed3.log"
     assert "IndexError: list index out of range" in log.read_text()
