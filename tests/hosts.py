@@ -27,7 +27,7 @@ def certificates(folder: Path) -> dict[str, str]:
     """Make a key and a certificate that is its own authority, as docs/cluster.md does, and Dask's settings for them."""
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     _command(
-        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"),
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
         *("-days", "365", "-subj", "/CN=lenet", "-keyout", str(key), "-out", str(certificate)),
     )
     settings = {"DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True"}

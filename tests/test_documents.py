@@ -35,6 +35,7 @@ CONSTANTS = {
     "86.4%": "the probability in docs/explained.png",
     "21.8%": "and of that picture itself",
     "20 minutes": "how long `make bench` runs, in the Makefile too",
+    "30 s": "how long tests/faults.py cuts a host off",
 }
 
 
@@ -239,6 +240,30 @@ def using() -> list[str]:
     return lines
 
 
+def cluster() -> list[str]:
+    """All but what the others follow from."""
+    units = {
+        "s": "{:.1f} s",
+        "ms": "{:.1f} ms",
+        "1/s": "{:.0f} a second",
+        "MB": "{:.0f} MB",
+        "%": "{:.0f}%",
+        "times": "{:.1f} times",
+    }
+    lines = ["| what | value |", "|---|---|"]
+    for row in records("benchmarks/cluster.csv"):
+        values = [row[name] for name in ("value", "least", "most")]
+        if "at first" in row["what"] or "time for each" in row["what"]:
+            continue
+        if str(values[0]).startswith("over"):
+            text = f"{values[0]} s"
+        else:
+            middle, low, high = (units[row["unit"]].format(float(value)) for value in values)
+            text = middle if low == high else f"{middle} ({low.split()[0]} to {high.split()[0]})"
+        lines.append(f"| {row['what']} | {text} |")
+    return lines
+
+
 TABLES: dict[str, tuple[Callable[[], list[str]], str]] = {
     "metrics/zoo.csv": (zoo, "docs/networks.md"),
     "metrics/zoo-fashion_mnist.csv": (partial(zoo, "metrics/zoo-fashion_mnist.csv"), "docs/networks.md"),
@@ -250,6 +275,7 @@ TABLES: dict[str, tuple[Callable[[], list[str]], str]] = {
     "benchmarks/portability.csv": (portability, "docs/reproducibility.md"),
     "benchmarks/reading.csv": (reading, "docs/using.md"),
     "benchmarks/using.csv": (using, "docs/using.md"),
+    "benchmarks/cluster.csv": (cluster, "docs/cluster.md"),
 }
 
 
@@ -314,6 +340,12 @@ def test_the_comparisons_are_what_lenet_printed(name: str) -> None:
     assert printed[0] in page("README.md").replace(";\n    ", "; ")
 
 
+def test_the_search_is_what_lenet_printed() -> None:
+    """At its end, without the lines of the single trials."""
+    printed = page("docs/search.txt").splitlines()
+    assert "".join(f"    {line}\n" if line else "\n" for line in printed) in page("docs/cluster.md")
+
+
 def test_the_comparisons_are_of_the_committed_runs() -> None:
     head, tanh = committed(), table(EXPERIMENTS)["tanh"]
     runs = page(COMPARISONS["runs"])
@@ -335,6 +367,7 @@ def known() -> str:
         *rows,
         *CONSTANTS,
         *(page(name) for name in COMPARISONS.values()),
+        page("docs/search.txt"),
         *(f"{value:.2%}" for value in committed().values()),
         *(f"{epoch[name]:.1f} s {epoch[name]:.1f} times" for name in ("ours", "theirs", "ratio")),
         f"{1 - table('metrics/zoo.csv')['lenet5-1998']['accuracy_mean']:.2%}",

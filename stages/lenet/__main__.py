@@ -21,7 +21,11 @@ Jobs = Annotated[int | None, Option(min=1, help="Runs at once on this machine; b
 
 OnCluster = Annotated[
     str | None,
-    Option("--scheduler", metavar="ADDRESS", help="Run on the cluster of this scheduler, such as tls://host:8786."),
+    Option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Run on this scheduler's cluster, such as tls://host:8786; not with --jobs.",
+    ),
 ]
 
 Host = Annotated[str, Option(help="The address to listen on; any but 127.0.0.1 and localhost needs TLS.")]
@@ -201,7 +205,9 @@ def search(
         Option("--set", "-S", metavar="SECTION.KEY=SPACE", help="A parameter with its space; may be repeated."),
     ] = None,
     trials: Annotated[int, Option(min=1, help="How many trials.")] = 40,
-    batch: Annotated[int, Option(min=1, help="Trials proposed at once. The same number proposes the same trials.")] = 4,
+    batch: Annotated[
+        int, Option(min=1, help="Trials proposed, and at most run, at once. Another number proposes other trials.")
+    ] = 4,
     seeds: Annotated[
         int, Option(min=1, help="Train each trial with the seeds 0 to N - 1; a bad trial gets fewer.")
     ] = 1,
@@ -211,7 +217,7 @@ def search(
     scheduler: OnCluster = None,
     debug: Debug = False,
 ) -> None:
-    """Search for the parameters with the best validation accuracy, on all cores or on a cluster.
+    """Search for the parameters with the best validation accuracy, up to --batch trials at once.
 
     A space is 0:0.4 (from 0 to 0.4; integers if the parameter is one), log(0.001,0.03) (on a logarithmic scale) or
     relu,tanh (as in `lenet sweep`). A single value is that of all trials. Optuna proposes trials; the first has the
@@ -219,8 +225,9 @@ def search(
     with training, in one thread (unless -S sets train.threads). With one seed, each trial is trained to the end. With
     several, one that is below the median of the completed trials, of which there must be five, gets no more seeds.
 
-    Only the best of all is evaluated on the test set, once, as the experiment NAME-best. The workspace is not changed.
-    The same command proposes the same trials, so that if interrupted it runs those that were not finished.
+    Only the best of all is evaluated on the test set, as NAME-best (with several seeds, NAME-best-seedN). The workspace
+    is not changed. The same command proposes the same trials, so that if interrupted it runs those that were not
+    finished.
     """
     with one_line_errors(debug):
         from lenet.experiments import search, sweep
@@ -257,8 +264,8 @@ def worker(
 ) -> None:
     """Run experiments for a scheduler, until Ctrl-C; if it is lost, wait until one is there again.
 
-    What its runs share, Git's copy of the repository and DVC's cache, is in the folder that LENET_FOLDER names, by
-    default ~/.cache/lenet.
+    What its runs share, a copy of the Git repository and DVC's cache, is in the folder that LENET_FOLDER names, by
+    default ~/.cache/lenet/HOSTNAME. Each host needs its own.
     """
     with one_line_errors(debug):
         from lenet.experiments import cluster
