@@ -3,8 +3,8 @@
 A task is a program, which `attempt` starts and watches. It ends, and what it started with it, as soon as nobody holds
 its standard input any more: so nothing is left of a task whose worker was killed, or which was cancelled.
 
-What the tasks of a host share is in one folder: copies of Git repositories (`git/`), DVC's cache (`cache/`) and the
-clones in which they run (`tasks/`).
+What the tasks of a host share is in one folder: copies of Git repositories (`git/`), DVC's cache (`cache/`), which
+commits' inputs are in it (`fetched/`), and the clones in which they run (`tasks/`).
 """
 
 import contextlib
@@ -258,7 +258,8 @@ def _clone(origin: Origin, folder: Path, clone: Path) -> None:
 
 def _fetch_inputs(folder: Path, origin: Origin) -> None:
     """Bring what training reads from DVC's remote into this host's cache, once for each commit."""
-    fetched = folder / "cache" / f"{origin.commit}.fetched"
+    fetched = folder / "fetched" / origin.commit
+    fetched.parent.mkdir(exist_ok=True)
     with _locked(folder / "cache.lock"):
         if not fetched.exists():
             with contextlib.suppress(SystemExit):  # What the remote does not have, the stages make.
