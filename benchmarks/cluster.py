@@ -16,8 +16,8 @@ A part replaces its own rows of benchmarks/cluster.csv, median, least and greate
 its own, and starts and ends its servers, which listen on this machine's own addresses alone. Overhead and refs need
 OpenSSH's server. Run nothing else meanwhile.
 
-On two cores of an AMD EPYC a task takes about 2 s more than `dvc exp run` alone, and the scheduler passes on 305 tasks a
-second.
+On two cores of an AMD EPYC a task takes about 2 s more than `dvc exp run` alone, and the scheduler passes on 305 tasks
+a second.
 """
 
 import csv
