@@ -32,8 +32,8 @@ repro: .venv/ready ## Run the stages that are not up to date
 test: .venv/ready ## Run the tests, without the slow ones
 	$(VENV)/pytest
 
-test-all: .venv/ready ## Run all tests, 12 minutes: also the slow ones, which kill, fuzz and train on MNIST
-	$(VENV)/pytest -m ''
+test-all: .venv/ready ## Run all tests, a quarter of an hour: also the slow ones, which kill, fuzz and train on MNIST
+	$(VENV)/pytest -m '' --numprocesses 3 # more than two cores: tests of servers and clusters wait
 
 lint: .venv/ready ## Check style, types, imports and the GitHub workflow
 	$(VENV)/ruff check

@@ -98,8 +98,8 @@ class SSHServer(NamedTuple):
 @contextmanager
 def ssh_server(folder: Path, address: str = "127.0.0.1") -> Iterator[SSHServer]:
     """An SSH server at an address of this machine; without OpenSSH's, the test is skipped."""
-    if not SSHD:
-        pytest.skip("needs OpenSSH's server: apt install openssh-server")
+    if sys.platform != "linux" or not SSHD:
+        pytest.skip("needs Linux and OpenSSH's server: apt install openssh-server")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # Where it separates its privileges; it insists on it.
     folder.mkdir()

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -70,6 +71,8 @@ class Loopback:
 
 @pytest.fixture
 def loopback(tmp_path: Path) -> Iterator[Loopback]:
+    if sys.platform != "linux":
+        pytest.skip("needs the addresses 127.0.0.2 and 127.0.0.3, which only Linux has without being told")
     with ExitStack() as stack:
         yield Loopback(tmp_path, stack)
 
@@ -130,6 +133,7 @@ def reference(project: Path) -> str:
     return f"{head[:2]}/{head[2:]}"
 
 
+@pytest.mark.slow
 def test_once_more_on_another_host(stubbed: Path, loopback: Loopback) -> None:
     """A task that fails on one host only is done by another; one that fails on both is reported.
 
@@ -158,6 +162,7 @@ def hanging(project: Path) -> Path:
     return mark
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_what_runs_and_going_away_does_not(stubbed: Path, loopback: Loopback) -> None:
     worker = loopback.worker(2, jobs=2)
     command = [*SWEEP, "--scheduler", loopback.address]
@@ -199,6 +204,7 @@ def test_ctrl_c_ends_what_runs_and_going_away_does_not(stubbed: Path, loopback: 
     assert again.wait(timeout=60) == 1
 
 
+@pytest.mark.slow
 def test_a_task_ends_with_its_worker(stubbed: Path, loopback: Loopback) -> None:
     """Also if the worker is killed; another one does the task, and the experiment lands once."""
     mark = hanging(stubbed)
@@ -287,5 +293,8 @@ def test_who_has_no_certificate_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_hosts_and_a_scheduler_are_lost(digits_project: Path, tmp_path: Path) -> None:
-    """With addresses of their own, TLS and SSH: what faults.py does with 24 experiments."""
+    """With addresses of their own, TLS and SSH: what faults.py does with 24 experiments that train."""
+    (tmp_path / "hangs").touch()
+    stub_stages(digits_project)
+    commit(digits_project, "stubs")
     lose_hosts(tmp_path, digits_project, 6, 2, print)

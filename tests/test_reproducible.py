@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from conftest import (
     sh,
     tree,
 )
-from kill import remove, state
+from kill import state
 
 from lenet.data.tensors import load_dataset
 from lenet.environment import environment
@@ -88,38 +87,6 @@ def test_elsewhere(tmp_path: Path, digits_run: Path, prefix: list[str]) -> None:
         OMP_NUM_THREADS="3",
     )
     assert_same(project, digits_run)
-
-
-def experiment_lock(project: Path, name: str) -> bytes:
-    references = sh("git", "for-each-ref", "--format=%(refname)", "refs/exps", cwd=project).split()
-    [reference] = [reference for reference in references if reference.endswith(f"/{name}")]
-    return sh("git", "show", f"{reference}:dvc.lock", cwd=project).encode()
-
-
-@pytest.mark.slow
-def test_experiments_elsewhere_and_side_by_side(digits_project: Path) -> None:
-    """In a temporary folder and by two workers of the queue, with nothing in DVC's cache to take instead."""
-    lock = (digits_project / "dvc.lock").read_bytes()
-    remove(digits_project)
-    commit(digits_project, "no run")
-
-    sh("dvc", "exp", "run", "--temp", "--name", "aside", cwd=digits_project)
-    assert experiment_lock(digits_project, "aside") == lock
-
-    shutil.rmtree(digits_project / ".dvc/cache")
-    names = ["queued-1", "queued-2"]
-    for name in names:
-        sh("dvc", "exp", "run", "--queue", "--name", name, cwd=digits_project)
-    try:
-        sh("dvc", "queue", "start", "--jobs", "2", cwd=digits_project)
-        deadline = time.monotonic() + 300
-        while (text := sh("dvc", "queue", "status", cwd=digits_project)).count("Success") < 2:
-            assert "Failed" not in text, text
-            assert time.monotonic() < deadline, text
-            time.sleep(1)
-    finally:
-        sh("dvc", "queue", "stop", "--kill", cwd=digits_project)
-    assert [experiment_lock(digits_project, name) == lock for name in names] == [True, True]
 
 
 def test_outputs_do_not_tell_where_they_were_made(digits_run: Path) -> None:

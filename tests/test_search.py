@@ -1,7 +1,6 @@
 """lenet search: spaces, trials that do not depend on the order of their ends, pruning, one look at the test set."""
 
 import os
-import shutil
 import signal
 import statistics
 import subprocess
@@ -18,7 +17,7 @@ from test_presets import stub_stages
 from lenet.errors import InputError
 from lenet.experiments import origin, search
 from lenet.experiments.origin import Finished
-from lenet.experiments.presets import Values, flattened
+from lenet.experiments.presets import Values
 from lenet.experiments.search import Plan
 from lenet.experiments.sweep import Run, Sweep
 
@@ -160,39 +159,14 @@ def test_if_all_trials_fail_nothing_is_chosen(digits_project: Path, run_lenet: R
 
 
 @pytest.mark.slow
-def test_a_search_is_the_same_with_one_job_and_two_and_outlives_a_trial_that_fails(
-    digits_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(digits_project)
-    expected = [trial.chosen for trial in found(plan(trials=3, batch=2), Judge(fails=["search-trial01"]))]
-    record = stub(digits_project, fails=expected[1]["train.learning_rate"])
-    record.with_name("hung").touch()
-    other = shutil.copytree(digits_project, tmp_path / "other")
-    there = []
-    for project, jobs in ((digits_project, "1"), (other, "2")):
-        text = sh("lenet", *COMMAND, "--trials", "3", "--batch", "2", "--jobs", jobs, cwd=project)
-        assert "search-trial01: failed on this machine: training diverged in epoch 1" in text
-        assert "\n3 trials: 2 completed, 1 failed\n" in text
-        there.append(experiments(project, monkeypatch))
-    assert there[0] == there[1]
-    names = {"search-best": expected[2], "search-trial00": expected[0], "search-trial02": expected[2]}
-    found_there = {name: flattened(values) for name, (values, _) in there[0].items()}
-    assert {name: {key: values[key] for key in SPACED} for name, values in found_there.items()} == names
-    rate, dropout = expected[2].values()
-    assert [line for line in record.read_text().splitlines() if "evaluate" in line] == 2 * [
-        f"evaluate {rate} {dropout}"
-    ]
-
-
-@pytest.mark.slow
 def test_a_search_that_really_trains(digits_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ["-S", "train.epochs=1", "-S", "train.learning_rate=log(0.001,0.03)", "-S", "model.activation=relu,tanh"]
-    text = sh("lenet", "search", *settings, "--trials", "3", "--name", "few", cwd=digits_project)
-    assert "\n3 trials: 3 completed\n" in text
+    text = sh("lenet", "search", *settings, "--trials", "2", "--name", "few", cwd=digits_project)
+    assert "\n2 trials: 2 completed\n" in text
     (chosen, metrics), *trials = experiments(digits_project, monkeypatch).values()
     assert text.splitlines()[-1] == f"few-best: test accuracy {metrics['accuracy']:.2%}"
     accuracies = [each["validation_accuracy"] for _, each in trials]
-    assert len(set(accuracies)) > 1
+    assert len(set(accuracies)) == 2
     assert metrics["validation_accuracy"] == max(accuracies), "training is reproducible"
     assert chosen == trials[accuracies.index(max(accuracies))][0]
     assert not any("accuracy" in each for _, each in trials)

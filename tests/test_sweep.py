@@ -69,6 +69,7 @@ def test_a_failure_does_not_stop_the_others(digits_project: Path, run_lenet: Run
     assert [line for line in again.output.splitlines() if "running" in line] == ["params-seed3: running"]
 
 
+@pytest.mark.slow
 def test_images_of_ones_own_beside_the_project(digits_project: Path, tmp_path: Path) -> None:
     """Git does not have them, and their folder is named relative to the project."""
     for images in photographs(tmp_path / "shapes", 10, classes=2).iterdir():
