@@ -32,8 +32,9 @@ repro: .venv/ready ## Run the stages that are not up to date
 test: .venv/ready ## Run the tests, without the slow ones
 	$(VENV)/pytest
 
+# More processes than two cores, because tests of servers and clusters wait.
 test-all: .venv/ready ## Run all tests, a quarter of an hour: also the slow ones, which kill, fuzz and train on MNIST
-	$(VENV)/pytest -m '' --numprocesses 3 # more than two cores: tests of servers and clusters wait
+	$(VENV)/pytest -m '' --numprocesses 3
 
 lint: .venv/ready ## Check style, types, imports and the GitHub workflow
 	$(VENV)/ruff check
