@@ -32,7 +32,7 @@ repro: .venv/ready ## Run the stages that are not up to date
 test: .venv/ready ## Run the tests, without the slow ones
 	$(VENV)/pytest
 
-# More processes than two cores, because tests of servers and clusters wait.
+# Three processes on two cores too, because tests of servers and clusters wait.
 test-all: .venv/ready ## Run all tests, a quarter of an hour: also the slow ones, which kill, fuzz and train on MNIST
 	$(VENV)/pytest -m '' --numprocesses 3
 

@@ -17,7 +17,7 @@ its own, and starts and ends its servers, which listen on this machine's own add
 OpenSSH's server. Run nothing else meanwhile.
 
 On two cores of an AMD EPYC a task takes about 2 s more than `dvc exp run` alone, and the scheduler passes on 305 tasks
-a second.
+a second. With 10,000 experiments a push takes 0.9 s instead of 0.4 s, and a sweep's look at all of them 72 s.
 """
 
 import csv
@@ -49,7 +49,7 @@ import typer
 from distributed import Worker
 from rounds import spread
 
-from lenet.environment import environment
+from lenet.environment import PACKAGES, environment
 from lenet.experiments import cluster, origin, sweep, task
 from lenet.experiments.cluster import Cluster
 from lenet.experiments.origin import Origin
@@ -371,7 +371,8 @@ def swept(address: str, count: int, workers: int, scheduler: int, folder: Path) 
     runs = [f"activation-relu-learning_rate-0.01-seed{number}" for number in range(count)]
     overrides = ["model.activation=relu", "train.learning_rate=0.01", "train.threads=1"]
     author = ["A tester", "tester@example.org"]
-    tasks = {name: Task(name, place, overrides, task.STAGES[-1], author, machinery._packages, "") for name in runs}
+    packages = dict.fromkeys(PACKAGES, "1.0.0")
+    tasks = {name: Task(name, place, overrides, task.STAGES[-1], author, packages, "") for name in runs}
     process = psutil.Process(scheduler)
     before = sum(process.cpu_times()[:2])
     with peaks(process, psutil.Process()) as memory, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):

@@ -99,8 +99,12 @@ def run(name: str, changes: Values) -> None:
 
 def _experiment(name: str, changes: Values) -> list[str]:
     """DVC's arguments to run an experiment."""
-    overrides = [f"{name}={text(value)}" for name, value in flattened(changes).items()]
-    return ["exp", "run", "--temp", "--name", name, *(word for pair in overrides for word in ("-S", pair))]
+    return ["exp", "run", "--temp", "--name", name, *(word for pair in overrides(changes) for word in ("-S", pair))]
+
+
+def overrides(changes: Values) -> list[str]:
+    """Changed parameters as DVC's -S takes them, `section.key=value` each."""
+    return [f"{name}={text(value)}" for name, value in flattened(changes).items()]
 
 
 def text(value: object) -> str:

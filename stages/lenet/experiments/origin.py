@@ -61,10 +61,7 @@ class Origin(NamedTuple):
 
     def kept(self) -> dict[str, str]:
         """The experiments that this repository has, name -> commit."""
-        prefix = self.reference("")
-        listed = git("for-each-ref", "--format=%(refname) %(objectname)", prefix)
-        rows = [line.removeprefix(prefix).split() for line in listed.stdout.splitlines()]
-        return dict(row for row in rows)
+        return self._replace(url=git("rev-parse", "--show-toplevel").stdout.strip()).landed()
 
     def fetch(self, names: Iterable[str]) -> None:
         """Bring experiments into this repository, in place of those that have their names, for `dvc exp show`.

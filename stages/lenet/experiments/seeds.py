@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from lenet.errors import InputError
 from lenet.experiments.origin import Finished
 from lenet.experiments.presets import Values, overlaid
-from lenet.experiments.sweep import Run, check_free
+from lenet.experiments.sweep import Run, check_free, plain_name
 from lenet.results.statistics import accuracy_interval
 
 
@@ -30,7 +30,7 @@ def check_settings(settings: Values) -> None:
 
 def group_name(settings: list[str]) -> str:
     """What runs with these settings, `section.key=value` each, are called: `activation-tanh`; without any `params`."""
-    parts = [re.sub("[^A-Za-z0-9_.]+|[.]{2,}", "-", text.partition(".")[2]).strip("-.") for text in settings]
+    parts = [plain_name(text.partition(".")[2]) for text in settings]
     return "-".join(parts) or "params"
 
 

@@ -23,7 +23,7 @@ from lenet.errors import InputError
 from lenet.experiments import dvc, origin
 from lenet.experiments.git import contents, git
 from lenet.experiments.origin import Finished, Origin
-from lenet.experiments.presets import Values, committed, differences, flattened, overlaid, parse_settings, workspace
+from lenet.experiments.presets import Values, committed, differences, overlaid, parse_settings, workspace
 from lenet.experiments.progress import Progress
 from lenet.experiments.revisions import WORKSPACE
 from lenet.experiments.task import STAGES, Outcome, Task, attempt
@@ -112,10 +112,6 @@ class Sweep:
     def __init__(self, place: Origin, engine: Engine) -> None:
         self._place = place
         self._engine = engine
-        # Here, and not as the module is imported, because it imports PyTorch.
-        from lenet.environment import PACKAGES
-
-        self._packages = {package: version(package) for package in PACKAGES}
 
     def run(self, runs: Sequence[Run], replace: bool = False) -> tuple[dict[str, Finished], dict[str, str]]:
         """Run the experiments that have not landed yet, and return those that have, and why others have failed.
@@ -129,44 +125,52 @@ class Sweep:
             There are such experiments, and they are not to be replaced.
         """
         names = [run.name for run in runs]
-        kept = origin.finished(self._place, {name: at for name, at in self._place.kept().items() if name in set(names)})
-        for run in [run for run in runs if run.name in kept and not kept[run.name].is_of(run.values)]:
+        have = self._read(self._place.kept(), names)
+        for name in _others(runs, have):
             if not replace:
-                raise InputError(_taken(run.name, f"`dvc exp remove {run.name}`"))
-            print(f"{run.name}: replaced, because parameters or code have changed", flush=True)
-            dvc.remove(run.name)
-        have = self._landed(names)
-        for run in [run for run in runs if run.name in have and not have[run.name].is_of(run.values)]:
-            where = f"--git-remote {origin.REMOTE}"
-            raise InputError(_taken(run.name, f"`dvc exp remove {where} {run.name}` and `dvc exp remove {run.name}`"))
+                raise InputError(_taken(name, f"`dvc exp remove {name}`"))
+            print(f"{name}: replaced, because parameters or code have changed", flush=True)
+            dvc.remove(name)
+            del have[name]
+        if not self._place.cache:
+            have = self._landed(names)
+            for name in _others(runs, have):
+                remote = f"`dvc exp remove --git-remote {origin.REMOTE} {name}`"
+                raise InputError(_taken(name, f"{remote} and `dvc exp remove {name}`"))
         progress = Progress(names)
         with progress.shown():
             for name, experiment in have.items():
                 progress.set(name, "done", accuracy=shown_accuracy(experiment), note="landed before")
-            failures = self._work(self._tasks([run for run in runs if run.name not in have]), progress)
-        done = self._landed(names)
-        for run in [run for run in runs if run.name in done and not done[run.name].is_of(run.values)]:
-            del done[run.name]
-            failures[run.name] = "another experiment of that name, with other parameters or code, has landed meanwhile"
+            left = [run for run in runs if run.name not in have]
+            failures = self._work(self._tasks(left), progress) if left else {}
+        done = self._landed(names) if left else have
+        for name in _others(runs, done):
+            del done[name]
+            failures[name] = "another experiment of that name, with other parameters or code, has landed meanwhile"
         return done, failures
 
     def _landed(self, names: Iterable[str]) -> dict[str, Finished]:
         commits = self._place.landed()
-        wanted = {name: commits[name] for name in names if name in commits}
-        self._place.fetch(wanted)
-        return origin.finished(self._place, wanted)
+        self._place.fetch(name for name in names if name in commits)
+        return self._read(commits, names)
+
+    def _read(self, commits: Mapping[str, str], names: Iterable[str]) -> dict[str, Finished]:
+        return origin.finished(self._place, {name: commits[name] for name in names if name in commits})
 
     def _tasks(self, runs: Sequence[Run]) -> dict[str, Task]:
+        # Here, and not with the module, because it imports PyTorch.
+        from lenet.environment import PACKAGES
+
+        packages = {package: version(package) for package in PACKAGES}
         base = committed()
         author = [git("config", f"user.{key}").stdout.strip() or "lenet" for key in ("name", "email")]
         tasks = {}
         for run in runs:
-            changes = flattened(differences(run.values, base))
-            overrides = [f"{name}={dvc.text(value)}" for name, value in changes.items()]
+            overrides = dvc.overrides(differences(run.values, base))
             own = run.values["data"]
             beside = own["dataset"] == OWN and self._place.cache and not Path(own["folder"]).is_absolute()
             images = own["folder"] if beside else ""
-            tasks[run.name] = Task(run.name, self._place, overrides, run.last, author, self._packages, images)
+            tasks[run.name] = Task(run.name, self._place, overrides, run.last, author, packages, images)
         return tasks
 
     def _work(self, left: dict[str, Task], progress: Progress) -> dict[str, str]:
@@ -212,6 +216,11 @@ class Sweep:
                     del left[name]
                 submitted = False
         return failures
+
+
+def _others(runs: Sequence[Run], found: Mapping[str, Finished]) -> list[str]:
+    """The runs of whose names there are experiments with other parameters or code."""
+    return [run.name for run in runs if run.name in found and not found[run.name].is_of(run.values)]
 
 
 def _taken(name: str, remove: str) -> str:
@@ -272,7 +281,9 @@ def all_done(found: tuple[dict[str, Finished], dict[str, str]]) -> dict[str, Fin
     if failures:
         name, why = next(iter(failures.items()))
         more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
-        raise InputError(f"the experiment {name}{more} failed: {why}; {FOLDER}/logs/{name}.log has what it printed")
+        log = FOLDER / "logs" / f"{name}.log"
+        where = f"; {log} has what it printed" if log.exists() else ""
+        raise InputError(f"the experiment {name}{more} failed: {why}{where}")
     return done
 
 
@@ -336,9 +347,14 @@ def name_of(overrides: Sequence[str]) -> str:
         shared = sum(key in each.get("properties", {}) for each in sections.values()) > 1
         parts.append(f"{section}-{key}-{value}" if shared else f"{key}-{value}")
     exact = "-".join(parts) or "params"
-    plain = re.sub("[^A-Za-z0-9_.]+|[.]{2,}", "-", exact).strip("-.")[:100]
+    plain = plain_name(exact)[:100]
     digest = hashlib.sha256(exact.encode()).hexdigest()[:8]
     return (plain if plain == exact else f"{plain}-{digest}") + seed
+
+
+def plain_name(text: str) -> str:
+    """A text as a part of a name: what may not be in one becomes a dash."""
+    return re.sub("[^A-Za-z0-9_.]+|[.]{2,}", "-", text).strip("-.")
 
 
 def check_free(names: Sequence[str], option: str = "") -> None:

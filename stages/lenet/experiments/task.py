@@ -30,6 +30,7 @@ from lenet.errors import InputError, printable
 from lenet.experiments.git import git
 from lenet.experiments.origin import REMOTE, Origin
 from lenet.files import leftovers
+from lenet.params import parse_yaml
 
 STAGES = ("download", "preprocess", "train", "evaluate", "plot")
 
@@ -303,8 +304,6 @@ def _one_at_a_time(lock: Path) -> None:
 
 def _remove_outputs(stages: tuple[str, ...]) -> None:
     """Remove what these stages have written, in the commit: it is not of this experiment."""
-    from lenet.params import parse_yaml
-
     lock = parse_yaml(Path("dvc.lock").read_bytes(), "dvc.lock")
     for stage in stages:
         for output in lock["stages"].get(stage, {}).get("outs", []):  # type: ignore[index]
