@@ -73,6 +73,8 @@ OPTIONS: dict[str, dict[str, dict[str, object]]] = {
     "RBF, tanh": {"model": {"head": "rbf", "activation": "tanh"}, "train": {"loss": "rbf"}},
     "scaled tanh": {"model": {"activation": "scaled_tanh"}},
     "one thread": {"train": {"threads": 1}},
+    "flips, label smoothing, average": {"train": {"flip": True, "label_smoothing": 0.1, "ema": 0.99}},
+    "batch norm, mean": {"model": {"batch_norm": True, "pooling": "average"}},
     "mini-batches of 1": {"train": {"batch_size": 1}},
     "mini-batches of 200": {"train": {"batch_size": 200}},
     "augmentation": {"train": {"augment": 1}},

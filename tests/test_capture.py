@@ -27,6 +27,7 @@ OTHERS: dict[str, Values] = {
     "batch-norm-tanh": {"model": {"batch_norm": True, "activation": "tanh", "pooling": "average"}},
     "sigmoid-adam": {"model": {"activation": "sigmoid"}, "train": {"optimizer": "adam", "schedule": "step"}},
     "nll-augment": {"model": {"pooling": "trainable"}, "train": {"loss": "nll", "augment": 1}},
+    "average-smoothing-flip": {"train": {"ema": 0.9, "label_smoothing": 0.1, "flip": True}},
     "mlp-dropout": {"model": {"architecture": "mlp", "dropout": 0.5, "batch_norm": True}},
 }
 
@@ -42,7 +43,9 @@ def trained(values: Values) -> tuple[list[loop.Epoch], dict[str, Tensor]]:
 
 @pytest.mark.parametrize(
     "name",
-    slow_except([*PRESETS, *OTHERS], ["lenet5-1998", "batch-norm", "sigmoid-adam", "nll-augment", "mlp-dropout"]),
+    slow_except(
+        [*PRESETS, *OTHERS], ["lenet5-1998", "batch-norm", "sigmoid-adam", "nll-augment", "average-smoothing-flip"]
+    ),
 )
 def test_a_captured_training_gives_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

@@ -14,8 +14,8 @@ from lenet.network.backend import predict
 from lenet.network.description import OPERATIONS, describe
 from lenet.network.lenet import ACTIVATIONS, C3_TABLE, PUBLISHED, RBF, SparseC3, Subsampling, build
 from lenet.params import Model, parse_yaml
-from lenet.training.augmentation import random_affine
-from lenet.training.losses import LOSSES, RBF_J, rbf
+from lenet.training.augmentation import random_affine, random_flip
+from lenet.training.losses import LOSSES, RBF_J, rbf, training_loss
 from lenet.training.optimizer import Optimizer
 
 # From nearly empty to nearly full, so that every ReLU is active on some.
@@ -317,6 +317,31 @@ def test_nll_is_cross_entropy() -> None:
     by_hand = -logits.double().exp().div(logits.double().exp().sum(1, keepdim=True)).log()[range(20), labels].mean()
     for name in ("nll", "cross_entropy"):
         assert LOSSES[name](logits, labels).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0, 0.1, 0.5])
+def test_label_smoothing(smoothing: float) -> None:
+    """Of the target, every class has a tenth of `smoothing`, and the label what is left."""
+    logits = 5 * torch.randn(20, 10, generator=torch.Generator().manual_seed(2))
+    labels = torch.arange(20) % 10
+    target = torch.full((20, 10), smoothing / 10, dtype=torch.float64)
+    target[range(20), labels] += 1 - smoothing
+    by_hand = -(target * logits.double().log_softmax(dim=1)).sum(dim=1).mean()
+    criterion = training_loss(DEFAULTS.train.model_copy(update={"label_smoothing": smoothing}))
+    assert criterion(logits, labels).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def test_random_flip() -> None:
+    """Whole images, about half of them, the same from the same seed."""
+    batch = NOISE.mul(255).to(torch.uint8).repeat(10, 1, 1)
+    once, again, other = (random_flip(batch, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    assert once.equal(again)
+    assert not once.equal(other)
+    assert once.dtype == torch.uint8
+    flipped = [image.equal(original.flip(1)) for image, original in zip(once, batch, strict=True)]
+    kept = [image.equal(original) for image, original in zip(once, batch, strict=True)]
+    assert [one != two for one, two in zip(flipped, kept, strict=True)] == [True] * 700
+    assert 300 < sum(flipped) < 400
 
 
 def test_random_affine() -> None:

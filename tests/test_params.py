@@ -46,6 +46,9 @@ BAD = {
     "model.batch_norm=1": "true or false",
     "train.loss=mse": "cross_entropy or nll or rbf",
     "train.augment=5": "a number, at least 0 and at most 4",
+    "train.flip=1": "true or false",
+    "train.label_smoothing=1": "a number, at least 0 and less than 1",
+    "train.ema=1": "a number, at least 0 and less than 1",
     "data.dataset=cifar10": "mnist, fashion_mnist, kmnist, digits or own",
     "data.dataset=3": "a text",
     "data.folder=": "a text",
@@ -91,6 +94,10 @@ def test_bad_value(folder: Path, run_stage: RunStage, case: tuple[str, str]) -> 
         (
             ["model.head=rbf", "model.activation=tanh"],
             "train.loss is cross_entropy, which does not fit model.head rbf; use rbf",
+        ),
+        (
+            ["train.loss=nll", "train.label_smoothing=0.1"],
+            "train.label_smoothing is 0.1, which train.loss nll does not have; use 0, or loss cross_entropy",
         ),
         (["model.head=rbf", "train.loss=rbf"], "activation relu cannot reach; use tanh or scaled_tanh"),
         (["model.architecture=mlp", "model.c3=sparse"], "model.c3 is sparse, which architecture mlp does not have"),

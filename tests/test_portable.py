@@ -108,6 +108,13 @@ def products_of(text: str) -> Iterator[tuple[int, int, int, str]]:
 NETWORKS = [
     [],
     ["model.padding=0", "model.batch_norm=true", "model.dropout=0.1", "train.augment=1"],
+    [
+        "model.batch_norm=true",
+        "model.pooling=average",
+        "train.label_smoothing=0.1",
+        "train.ema=0.99",
+        "train.flip=true",
+    ],
     ["model.architecture=mlp", "train.threads=1"],
     ["model.head=rbf", "train.loss=rbf", "model.activation=tanh", "model.c3=sparse", "model.pooling=trainable"],
     ["train.batch_size=1", "preprocess.validation_size=1400"],

@@ -102,6 +102,7 @@ def test_outputs_do_not_tell_where_they_were_made(digits_run: Path) -> None:
     [
         ({}, {}),
         ({"dropout": 0.2, "batch_norm": True}, {"optimizer": "sgd", "schedule": "step", "augment": 0.5}),
+        ({"batch_norm": True}, {"ema": 0.9, "flip": True, "label_smoothing": 0.1}),
         ({"pooling": "trainable", "c3": "sparse"}, {"optimizer": "adam", "schedule": "constant"}),
     ],
 )

@@ -27,6 +27,7 @@ from lenet.network.saved import load_model
 from lenet.params import Params, load_params
 from lenet.training import loop
 from lenet.training.augmentation import random_affine
+from lenet.training.averaging import Average
 from lenet.training.losses import LOSSES
 from lenet.training.optimizer import Optimizer, learning_rate, weight_decay
 
@@ -174,6 +175,7 @@ def test_same_bytes_again_and_others_from_another_seed(digits_project: Path, run
 OTHER_OPTIONS = [
     ["train.optimizer=sgd", "train.schedule=step", "train.learning_rate=0.05", "train.weight_decay=0"],
     ["train.augment=1", "model.batch_norm=true", "train.epochs=3"],
+    ["train.flip=true", "train.label_smoothing=0.1", "train.ema=0.9", "model.batch_norm=true"],
     ["train.optimizer=adam", "train.schedule=constant", "train.learning_rate=0.002", "train.weight_decay=0"],
     ["model.pooling=average"],
     ["model.activation=tanh", "model.padding=0"],
@@ -444,6 +446,37 @@ def test_training_equals_a_loop_written_by_hand(schedule: str) -> None:
         assert row.learning_rate == rate
     for name, parameter in theirs.named_parameters():
         torch.testing.assert_close(ours.get_parameter(name), parameter, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_the_model_is_the_average_of_the_weights(decay: float) -> None:
+    """Of those after each step, in a loop with mini-batches of the whole; the training itself goes its own way."""
+    options = changed({"batch_norm": True}, PLAIN | {"learning_rate": 0.05, "batch_size": 70, "epochs": 1})
+    data, steps = random_data(70), 12
+    torch.manual_seed(0)
+    start = build(options.model)
+
+    def after(epochs: int, ema: float) -> dict[str, torch.Tensor]:
+        network = copy.deepcopy(start)
+        train = options.train.model_copy(update={"epochs": epochs, "ema": ema})
+        assert len(list(loop.train(network, data, data, train, CPU))) == epochs
+        return network.state_dict()
+
+    expected = {name: tensor.double() for name, tensor in start.state_dict().items()}
+    for step in range(1, steps + 1):
+        now = min(decay, (1 + step) / (10 + step))
+        for name, tensor in after(step, 0).items():
+            expected[name] = now * expected[name] + (1 - now) * tensor.double()
+    averaged, last = after(steps, decay), after(steps, 0)
+    for name in ("C1.weight", "C3_norm.running_var", "C3_norm.running_mean", "F6_norm.bias"):
+        torch.testing.assert_close(averaged[name].double(), expected[name], rtol=1e-4, atol=1e-6)
+        assert not averaged[name].allclose(last[name], rtol=1e-3)
+    assert averaged["C1_norm.num_batches_tracked"] == steps
+
+
+def test_without_an_average_nothing_is_kept() -> None:
+    network = build(DEFAULTS.model)
+    assert Average(network, 0).other == []
 
 
 @pytest.mark.parametrize("head", ["linear", "rbf"])

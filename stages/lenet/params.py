@@ -87,6 +87,9 @@ class Train(_Section):
     arithmetic: Literal["portable", "native"]
     threads: Annotated[int, Field(ge=1, le=1024)]
     augment: Annotated[float, Field(ge=0, le=4)]
+    flip: bool
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    ema: Annotated[float, Field(ge=0, lt=1)]
 
     @model_validator(mode="after")
     def _is_portable(self) -> Self:
@@ -94,6 +97,15 @@ class Train(_Section):
             raise ValueError(
                 f"train.threads is {self.threads}, but train.arithmetic portable allows at most {PORTABLE_THREADS}; "
                 f"use {PORTABLE_THREADS}, or arithmetic native"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _loss_can_be_smoothed(self) -> Self:
+        if self.label_smoothing and self.loss != "cross_entropy":
+            raise ValueError(
+                f"train.label_smoothing is {self.label_smoothing}, which train.loss {self.loss} does not have; "
+                "use 0, or loss cross_entropy"
             )
         return self
 

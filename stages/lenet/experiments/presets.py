@@ -29,12 +29,19 @@ class Preset(NamedTuple):
         The test accuracy on MNIST claimed by the document that the preset was taken from, in [0, 1].
     changes : dict
         The parameters that differ from the committed ones.
+    dataset : str
+        The data set that it is for.
     """
 
     about: str
     source: str
     claimed: float | None
     changes: Values
+
+    @property
+    def dataset(self) -> str:
+        named: str = self.changes.get("data", {}).get("dataset", "mnist")
+        return named
 
 
 def names() -> list[str]:
@@ -102,9 +109,9 @@ def _checked(values: Any, source: str) -> Values:
 
 
 def experiment_name(preset: str, values: Values) -> str:
-    """What a preset's experiment is called: on MNIST as the preset, on another data set with its name in front."""
+    """What a preset's experiment is called: on its own data set as the preset, on another with that one's in front."""
     dataset = values["data"]["dataset"]
-    return preset if dataset == "mnist" else f"{dataset}-{preset}"
+    return preset if dataset == load_preset(preset).dataset else f"{dataset}-{preset}"
 
 
 def output_fits(values: Values) -> bool:

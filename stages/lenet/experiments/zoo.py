@@ -56,7 +56,8 @@ class Entry(NamedTuple):
 def plan(count: int, settings: Values) -> dict[str, list[Run]]:
     """The runs of each preset with the seeds 0 to count - 1, all checked before the first is started.
 
-    `settings` replace the presets' values. A preset with the paper's output is left out where classes are not digits.
+    `settings` replace the presets' values. Left out are presets for another data set than MNIST, except on their own,
+    and where the classes are not digits those with the paper's output.
 
     Raises
     ------
@@ -67,8 +68,11 @@ def plan(count: int, settings: Values) -> dict[str, list[Run]]:
     base = foundation()
     planned = {}
     for name in names():
-        changes = load_preset(name).changes
-        values = overlaid(base, (f"presets/{name}.yaml", changes), ("--set", settings))
+        preset = load_preset(name)
+        values = overlaid(base, ("--set", settings))
+        if preset.dataset not in ("mnist", values["data"]["dataset"]):
+            continue
+        values = overlaid(base, (f"presets/{name}.yaml", preset.changes), ("--set", settings))
         planned[name] = runs_of(experiment_name(name, values), values, count)
     if not planned:
         raise InputError("presets/ has no presets; run this in the project's root")

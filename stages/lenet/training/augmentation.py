@@ -6,6 +6,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from lenet.params import Train
+
+
+def augmented(images: Tensor, options: Train, random: torch.Generator) -> Tensor:
+    """The images as `train.flip` and `train.augment` say, anew in each call: uint8 [N, H, W] -> [N, H, W]."""
+    if options.flip:
+        images = random_flip(images, random)
+    if options.augment:
+        images = random_affine(images, options.augment, random)
+    return images
+
+
+def random_flip(images: Tensor, random: torch.Generator) -> Tensor:
+    """Flip each image left to right with probability 1/2: [N, H, W] -> the same shape and type."""
+    chosen = torch.rand(len(images), 1, 1, generator=random) < 0.5
+    return torch.where(chosen.to(images.device), images.flip(2), images)
+
 
 def random_affine(images: Tensor, strength: float, random: torch.Generator) -> Tensor:
     """Rotate, scale, shear and shift each image by random amounts: uint8 [N, H, W] -> float32 [N, H, W] in [0, 255].

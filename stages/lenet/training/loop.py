@@ -12,8 +12,9 @@ from lenet.data.tensors import Dataset
 from lenet.errors import InputError
 from lenet.network.backend import backend, predict
 from lenet.params import Train
-from lenet.training.augmentation import random_affine
-from lenet.training.losses import LOSSES, Loss
+from lenet.training.augmentation import augmented
+from lenet.training.averaging import Average
+from lenet.training.losses import Loss, training_loss
 from lenet.training.optimizer import Optimizer, State, learning_rate
 
 Progress = Callable[[tuple[Tensor, ...]], Iterable[Tensor]]
@@ -58,7 +59,8 @@ def train(
     """Train the network in-place; at the end of each epoch, yield a row of history and the state of the training.
 
     An epoch is a function of the parameters, its number and the state before it: its order, dropout and augmentation
-    are drawn from `generator(train.seed, epoch)`. So a run that is resumed ends with the same weights.
+    are drawn from `generator(train.seed, epoch)`. So a run that is resumed ends with the same weights. With `train.ema`
+    the network that is validated and yielded has the averaged weights.
 
     The data live on the device as uint8, and a mini-batch is one gather: LeNet's arithmetic is so small that a Python
     call for each image would take several times as long as the training. `lenet.network.backend` chooses how the
@@ -79,8 +81,9 @@ def train(
     """
     network.to(device)
     images, labels = training.images.to(device), training.labels.to(device)
-    criterion = LOSSES[options.loss]
+    criterion = training_loss(options)
     optimizer = Optimizer(network, options)
+    average = Average(network, options.ema)
     last = len(labels) % options.batch_size or options.batch_size
     if last == 1 and any(isinstance(module, nn.BatchNorm1d) for module in network):
         raise InputError(
@@ -93,6 +96,7 @@ def train(
         done = state["epoch"]
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
+        average.load_state(state["average"])
 
     forward, prepare = backend(network, device)
 
@@ -106,6 +110,8 @@ def train(
         return loss.detach(), right
 
     for epoch in range(done + 1, options.epochs + 1):
+        if epoch > 1:
+            average.swap()  # The network gets back the weights that are trained.
         network.train()
         random = generator(options.seed, epoch)
         order = torch.randperm(len(labels), generator=random).to(device)
@@ -114,9 +120,7 @@ def train(
         total_loss = 0.0
         correct = torch.zeros((), device=device, dtype=torch.int64)
         for number, batch in enumerate(progress(order.split(options.batch_size)), 1):
-            inputs, targets = images.index_select(0, batch), labels.index_select(0, batch)
-            if options.augment:
-                inputs = random_affine(inputs, options.augment, random)
+            inputs, targets = augmented(images.index_select(0, batch), options, random), labels.index_select(0, batch)
             rate = learning_rate(options, (epoch - 1) * batches + number - 1, options.epochs * batches)
             loss, right = step(inputs, targets, torch.tensor(rate))
             where = f"epoch {epoch}, mini-batch {number} of {batches}"
@@ -124,7 +128,9 @@ def train(
                 raise diverged(where, value, rate, options)
             total_loss += value * len(batch)
             correct += right
+            average.update((epoch - 1) * batches + number)
 
+        average.swap()
         validation_loss, validation_accuracy = (
             loss_and_accuracy(network, validation, criterion, device, options.batch_size)
             if validation
@@ -136,7 +142,8 @@ def train(
             raise diverged(where, validation_loss if validation else value, rate, options)
         train_loss, train_accuracy = total_loss / len(labels), correct.item() / len(labels)
         row = Epoch(epoch, train_loss, train_accuracy, validation_loss, validation_accuracy, rate)
-        yield row, {"epoch": epoch, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
+        reached = {"epoch": epoch, "network": network.state_dict(), "average": average.other}
+        yield row, reached | {"optimizer": optimizer.state_dict()}
 
 
 def diverged(where: str, loss: float, rate: float, options: Train) -> InputError:

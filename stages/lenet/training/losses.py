@@ -1,10 +1,13 @@
 """The losses that training minimises, each a function of logits, float32 [N, classes], and labels, int64 [N]."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss
+
+from lenet.params import Train
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -28,3 +31,14 @@ def rbf(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "nll": nll, "rbf": rbf}
+
+
+def training_loss(options: Train) -> Loss:
+    """The loss of `train.loss`, with `train.label_smoothing`.
+
+    With smoothing s the targets are not 1 for the label and 0 for the others, but 1 - s + s / classes and s / classes
+    (Szegedy et al., "Rethinking the Inception architecture", 2016, section 7).
+    """
+    if options.label_smoothing:
+        return partial(cross_entropy, label_smoothing=options.label_smoothing)
+    return LOSSES[options.loss]
