@@ -2,7 +2,7 @@
 
 experiments   presets, DVC's experiments, the zoo, verification
 results       evaluation, figures
-training      the loop, the optimiser, augmentation, checkpoints
+training      the loop, the optimiser, augmentation, averaged weights, checkpoints
 network       LeNet, its quick form for processors, its description, the model file
 data          the data sets, mirrors, IDX files, tensors
 
