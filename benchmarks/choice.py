@@ -25,7 +25,7 @@ SMOOTHING: Values = {"train": {"label_smoothing": 0}}
 AVERAGE: Values = {"train": {"ema": 0}}
 WITHOUT: dict[str, dict[str, Values]] = {
     "lenet5-fast": {
-        "the preset": {},
+        "nothing": {},
         "no batch norm": BATCH_NORM,
         "maximum pooling": POOLING,
         "no label smoothing": SMOOTHING,
@@ -34,7 +34,7 @@ WITHOUT: dict[str, dict[str, Values]] = {
         "32x32 pixels": {"model": {"padding": 2}},
     },
     "lenet5-best": {
-        "the preset": {},
+        "nothing": {},
         "no augmentation": {"train": {"augment": 0}},
         "no batch norm": BATCH_NORM,
         "maximum pooling": POOLING,
@@ -43,7 +43,7 @@ WITHOUT: dict[str, dict[str, Values]] = {
         "5 epochs": {"train": {"epochs": 5}},
     },
     "lenet5-fashion": {
-        "the preset": {},
+        "nothing": {},
         "no flips": {"train": {"flip": False}},
         "no batch norm": BATCH_NORM,
         "maximum pooling": POOLING,

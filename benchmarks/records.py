@@ -53,13 +53,14 @@ def train(what: str, seed: int) -> None:
     network = build(values.model.normalised(CATALOG["mnist"].info.mean, CATALOG["mnist"].info.std))
     held_out = validation if values.preprocess.validation_size else None
     spent, started = 0.0, time.perf_counter()
-    for epoch, _ in loop.train(network, training, held_out, options, torch.device("cpu")):
+    for row, _ in loop.train(network, training, held_out, options, torch.device("cpu")):
         spent += time.perf_counter() - started
+        epochs = row.epoch
         accuracy = (predict(network, test.images, 250).argmax(dim=1) == test.labels).float().mean().item()
         if what == DEFAULT and accuracy >= TARGET:
             break
         started = time.perf_counter()
-    print(epoch.epoch, spent, accuracy)
+    print(epochs, spent, accuracy)
 
 
 def measured(*command: str | Path) -> tuple[int, float, float]:

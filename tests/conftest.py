@@ -253,9 +253,9 @@ def set_source(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
 
 
 def preset_overrides(name: str) -> list[str]:
-    """What a preset changes, as `set_params` takes it."""
+    """What a preset changes besides the data set, as `set_params` takes it."""
     values = YAML(typ="safe", pure=True).load(ROOT / f"presets/{name}.yaml")
-    for key in ("about", "source", "claimed"):
+    for key in ("about", "source", "claimed", "data"):
         values.pop(key, None)
     return [f"{section}.{key}={value}" for section, keys in values.items() for key, value in keys.items()]
 

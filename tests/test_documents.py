@@ -110,10 +110,49 @@ def datasets() -> list[str]:
 
 
 def choice() -> list[str]:
-    rows = ["| candidate | split 0 | split 1 | split 2 | mean |", "|---|---|---|---|---|"]
-    for candidate, row in table("benchmarks/choice.csv").items():
-        accuracies = " | ".join(f"{row[name]:.2%}" for name in ("split_0", "split_1", "split_2", "mean"))
-        rows.append(f"| {candidate} | {accuracies} |")
+    """What is left of each preset without one of its ingredients; the difference is taken split by split."""
+    rows = ["| preset | changed | split 0 | split 1 | split 2 | mean | difference ± deviation |", f"|{7 * '---|'}"]
+    columns = ["split_0", "split_1", "split_2"]
+    for preset, candidates in pandas.read_csv(ROOT / "benchmarks/choice.csv").groupby("preset", sort=False):
+        whole = candidates.iloc[0][columns]
+        for _, row in candidates.iterrows():
+            accuracies = " | ".join(f"{row[name]:.2%}" for name in (*columns, "mean"))
+            points = 100 * (row[columns] - whole).astype(float)
+            difference = f"{points.mean():+.2f} ± {points.std():.2f}" if row["candidate"] != "nothing" else ""
+            rows.append(f"| `{preset}` | {row['candidate']} | {accuracies} | {difference} |")
+    return rows
+
+
+def lost() -> list[str]:
+    """What was tried and is not used, of benchmarks/candidates.csv."""
+    rows = ["| for | epochs | what was tried | with | without |", "|---|---|---|---|---|"]
+    for row in records("benchmarks/candidates.csv"):
+        if row["accuracy_without"] > 0:  # NaN where it is not one thing that was tried.
+            accuracies = f"{row['accuracy']:.2%} | {row['accuracy_without']:.2%}"
+            rows.append(f"| `{row['for']}` | {row['epochs']} | {row['lever']} | {accuracies} |")
+    return rows
+
+
+def quickest() -> list[str]:
+    rows = [
+        "| training to 99.0% on the test set | runs | epochs | test accuracy, mean ± deviation | seconds | ratio |",
+        f"|{6 * '---|'}",
+    ]
+    runs = dict(list(pandas.read_csv(ROOT / "benchmarks/records.csv").groupby("what", sort=False)))
+    ours = runs["lenet5-fast"]["seconds"].to_numpy()
+    for what, each in ((str(name), group) for name, group in runs.items()):
+        epochs, seconds = each["epochs"], each["seconds"]
+        ratios = pandas.Series(seconds.to_numpy() / ours)
+        shown = f"{epochs.min()}" if epochs.min() == epochs.max() else f"{epochs.min()} to {epochs.max()}"
+        accuracy = f"{each['accuracy'].mean():.2%}" + (
+            f" ± {100 * each['accuracy'].std():.2f}" if len(each) > 1 else ""
+        )
+        times = f"{seconds.median():.1f}" + (f" ({seconds.min():.1f} to {seconds.max():.1f})" if len(each) > 1 else "")
+        ratio = f"{ratios.median():.1f} ({ratios.min():.1f} to {ratios.max():.1f})"
+        name = f"`{what}`" if what == "lenet5-fast" else what
+        rows.append(
+            f"| {name} | {len(each)} | {shown} | {accuracy} | {times} | {ratio if what != 'lenet5-fast' else ''} |"
+        )
     return rows
 
 
@@ -267,7 +306,9 @@ def cluster() -> list[str]:
 TABLES: dict[str, tuple[Callable[[], list[str]], str]] = {
     "metrics/zoo.csv": (zoo, "docs/networks.md"),
     "metrics/zoo-fashion_mnist.csv": (partial(zoo, "metrics/zoo-fashion_mnist.csv"), "docs/networks.md"),
-    "benchmarks/choice.csv": (choice, "docs/networks.md"),
+    "benchmarks/choice.csv": (choice, "docs/records.md"),
+    "benchmarks/candidates.csv": (lost, "docs/records.md"),
+    "benchmarks/records.csv": (quickest, "docs/records.md"),
     "benchmarks/splits.csv": (splits, "docs/data.md"),
     "benchmarks/results.csv": (results, "docs/performance.md"),
     "benchmarks/steps.csv": (steps, "docs/performance.md"),

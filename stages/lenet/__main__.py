@@ -98,7 +98,7 @@ def preset(
     settings: Settings = None,
     debug: Debug = False,
 ) -> None:
-    """Run a preset as a DVC experiment with the preset's name, after that of the data set unless it is MNIST.
+    """Run a preset as a DVC experiment of its name; on another data set than the preset's own, with that in front.
 
     The preset's parameters replace those of params.yaml (whose sections model and train are taken from the last
     commit), and --set replaces the preset's. The workspace is not changed: `dvc exp show` lists the result, and
