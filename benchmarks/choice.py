@@ -22,7 +22,6 @@ HELD_OUT = {"mnist": "writers", "fashion_mnist": "images"}
 BATCH_NORM: Values = {"model": {"batch_norm": False}}
 POOLING: Values = {"model": {"pooling": "max"}}
 SMOOTHING: Values = {"train": {"label_smoothing": 0}}
-AVERAGE: Values = {"train": {"ema": 0}}
 WITHOUT: dict[str, dict[str, Values]] = {
     "lenet5-fast": {
         "nothing": {},
@@ -39,7 +38,7 @@ WITHOUT: dict[str, dict[str, Values]] = {
         "no batch norm": BATCH_NORM,
         "maximum pooling": POOLING,
         "no label smoothing": SMOOTHING,
-        "no averaged weights": AVERAGE,
+        "no averaged weights": {"train": {"ema": 0}},
         "5 epochs": {"train": {"epochs": 5}},
     },
     "lenet5-fashion": {
@@ -48,7 +47,7 @@ WITHOUT: dict[str, dict[str, Values]] = {
         "no batch norm": BATCH_NORM,
         "maximum pooling": POOLING,
         "no label smoothing": SMOOTHING,
-        "no averaged weights": AVERAGE,
+        "averaged weights": {"train": {"ema": 0.999}},
         "5 epochs": {"train": {"epochs": 5}},
     },
 }
