@@ -27,7 +27,9 @@ CONSTANTS = {
     "6 GB": "the size of .venv on Linux",
     f"{sum(resource.size for resource in FILES) / 1e6:.1f} MB": "MNIST's four files",
     "0.95%": "the paper's test error",
-    "99.5%": "the goal of lenet5-best",
+    "99.5%": "the goal of lenet5-best at first",
+    "99.6%": "its goal today",
+    "99.48%": "what it reached before",
     "99.0%": "the target of the benchmark",
     "80%": "an example of a probability",
     "95%": "the level of all intervals",
@@ -118,7 +120,9 @@ def choice() -> list[str]:
         for _, row in candidates.iterrows():
             accuracies = " | ".join(f"{row[name]:.2%}" for name in (*columns, "mean"))
             points = 100 * (row[columns] - whole).astype(float)
-            difference = f"{points.mean():+.2f} ± {points.std():.2f}" if row["candidate"] != "nothing" else ""
+            difference = (
+                f"{round(points.mean(), 2) + 0:+.2f} ± {points.std():.2f}" if row["candidate"] != "nothing" else ""
+            )
             rows.append(f"| `{preset}` | {row['candidate']} | {accuracies} | {difference} |")
     return rows
 
@@ -134,26 +138,30 @@ def lost() -> list[str]:
 
 
 def quickest() -> list[str]:
-    rows = [
-        "| training to 99.0% on the test set | runs | epochs | test accuracy, mean ± deviation | seconds | ratio |",
-        f"|{6 * '---|'}",
-    ]
-    runs = dict(list(pandas.read_csv(ROOT / "benchmarks/records.csv").groupby("what", sort=False)))
-    ours = runs["lenet5-fast"]["seconds"].to_numpy()
-    for what, each in ((str(name), group) for name, group in runs.items()):
-        epochs, seconds = each["epochs"], each["seconds"]
+    """Ratios are of pairs of runs with the same seed, or of the only run to each of lenet5-fast."""
+    lines = ["| training | runs | epochs | test accuracy, mean ± deviation | seconds | ratio |", f"|{6 * '---|'}"]
+    table = pandas.read_csv(ROOT / "benchmarks/records.csv")
+    ours = table[table["what"] == "lenet5-fast"]["seconds"].to_numpy()
+    names = {
+        "lenet5-fast": "`lenet5-fast`, all of it",
+        "default parameters": "default parameters, to 99.0%",
+        "PyTorch's example": "another network, PyTorch's example, to 99.0%",
+        "lenet5-best": "`lenet5-best`, all of it",
+    }
+    for what, name in names.items():
+        runs = table[table["what"] == what]
+        epochs, accuracy, seconds = runs["epochs"], runs["accuracy"], runs["seconds"]
         ratios = pandas.Series(seconds.to_numpy() / ours)
-        shown = f"{epochs.min()}" if epochs.min() == epochs.max() else f"{epochs.min()} to {epochs.max()}"
-        accuracy = f"{each['accuracy'].mean():.2%}" + (
-            f" ± {100 * each['accuracy'].std():.2f}" if len(each) > 1 else ""
-        )
-        times = f"{seconds.median():.1f}" + (f" ({seconds.min():.1f} to {seconds.max():.1f})" if len(each) > 1 else "")
-        ratio = f"{ratios.median():.1f} ({ratios.min():.1f} to {ratios.max():.1f})"
-        name = f"`{what}`" if what == "lenet5-fast" else what
-        rows.append(
-            f"| {name} | {len(each)} | {shown} | {accuracy} | {times} | {ratio if what != 'lenet5-fast' else ''} |"
-        )
-    return rows
+        cells = [
+            name,
+            f"{len(runs)}",
+            f"{epochs.min()}" if epochs.nunique() == 1 else f"{epochs.min()} to {epochs.max()}",
+            f"{accuracy.mean():.2%}" + (f" ± {100 * accuracy.std():.2f}" if len(runs) > 1 else ""),
+            f"{seconds.median():.1f} s" + (f" ({seconds.min():.1f} to {seconds.max():.1f})" if len(runs) > 1 else ""),
+            "" if what == "lenet5-fast" else f"{ratios.median():.1f} ({ratios.min():.1f} to {ratios.max():.1f})",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def results() -> list[str]:

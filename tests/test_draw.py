@@ -57,7 +57,9 @@ OTHERS: dict[str, dict[str, object]] = {
     "batch-norm-sparse": {"c3": "sparse", "batch_norm": True, "pooling": "trainable", "activation": "scaled_tanh"},
     "sigmoid-average": {"activation": "sigmoid", "pooling": "average", "mean": 0.0, "std": 1.0},
 }
-NETWORKS: dict[str, dict[str, object]] = {"params.yaml": {}} | PRESETS | OTHERS
+# Of presets with the same network, one.
+DISTINCT = {repr(changes): name for name, changes in PRESETS.items()}.values()
+NETWORKS: dict[str, dict[str, object]] = {"params.yaml": {}} | {name: PRESETS[name] for name in DISTINCT} | OTHERS
 
 
 def network(changes: dict[str, object]) -> nn.Sequential:
