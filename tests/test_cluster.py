@@ -147,11 +147,11 @@ def test_once_more_on_another_host(stubbed: Path, loopback: Loopback) -> None:
     sh("git", "push", "--quiet", "origin", "HEAD:main", cwd=stubbed)
     for number in (2, 3):
         loopback.worker(number)
-    text = sh("lenet", "sweep", "-S", "train.seed=range(0,4)", "--scheduler", loopback.address, cwd=stubbed, status=1)
+    text = sh("lenet", "sweep", "-S", "train.seed=0,2,3", "--scheduler", loopback.address, cwd=stubbed, status=1)
     assert "failed on 127.0.0.2, is tried on another host: this host is broken" in text
     done = re.findall("^(params-seed[0-9]): done on (.*) [0-9.]+%$", text, re.M)
-    assert sorted(done) == [(f"params-seed{seed}", "127.0.0.3") for seed in range(3)]
-    assert sorted(experiments(stubbed)) == ["params-seed0", "params-seed1", "params-seed2"]
+    assert sorted(done) == [("params-seed0", "127.0.0.3"), ("params-seed2", "127.0.0.3")]
+    assert sorted(experiments(stubbed)) == ["params-seed0", "params-seed2"]
     assert "error: the experiment params-seed3 failed: " in text.splitlines()[-1]
 
 

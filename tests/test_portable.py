@@ -114,12 +114,12 @@ NETWORKS = [
         "train.label_smoothing=0.1",
         "train.ema=0.99",
         "train.flip=true",
+        "train.batch_size=250",
     ],
     ["model.architecture=mlp", "train.threads=1"],
     ["model.head=rbf", "train.loss=rbf", "model.activation=tanh", "model.c3=sparse", "model.pooling=trainable"],
     ["train.batch_size=1", "preprocess.validation_size=1400"],
     ["train.batch_size=15", "preprocess.validation_size=1000"],
-    ["train.batch_size=250", "model.pooling=average"],
 ]
 
 

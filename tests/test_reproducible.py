@@ -39,13 +39,6 @@ def assert_same(project: Path, reference: Path) -> None:
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
-@pytest.mark.slow
-def test_forced_again(digits_project: Path, digits_run: Path) -> None:
-    text = sh("dvc", "repro", "--force", cwd=digits_project)
-    assert text.count("Running stage") == 5
-    assert_same(digits_project, digits_run)
-
-
 def can(*command: str) -> bool:
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0

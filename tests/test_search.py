@@ -118,7 +118,9 @@ def test_an_interrupted_search_is_resumed_and_meets_the_test_set_once(
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate(timeout=60)
 
-    text = run_lenet(digits_project, *command).output
+    outcome = run_lenet(digits_project, *command)
+    assert outcome.status == 0, outcome
+    text = outcome.output
     assert "search-trial00: done 90.00%: landed before" in text
     assert text.splitlines()[0] == "search-trial00: -S train.learning_rate=0.01 -S model.dropout=0"
     words = f"-S train.learning_rate={other['train.learning_rate']} -S model.dropout={other['model.dropout']}"
