@@ -47,7 +47,8 @@ WITHOUT: dict[str, dict[str, Values]] = {
         "no batch norm": BATCH_NORM,
         "maximum pooling": POOLING,
         "no label smoothing": SMOOTHING,
-        "averaged weights": {"train": {"ema": 0.999}},
+        "28x28 pixels": {"model": {"padding": 0}},
+        "dense C3, more than 61,706 parameters": {"model": {"c3": "dense"}},
         "5 epochs": {"train": {"epochs": 5}},
     },
 }

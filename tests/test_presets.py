@@ -47,7 +47,7 @@ from lenet.results.figures import to_png
 
 PARAMETERS = {"lenet-28": 44_426, "lenet-28-logits": 44_426, "lenet5-1998": 60_000, "lenet5-best": 44_652}
 PARAMETERS |= {
-    "lenet5-fashion": 44_652,
+    "lenet5-fashion": 61_032,
     "lenet5-fast": 44_652,
     "lenet5-max": 61_706,
     "lenet5-relu": 61_706,
