@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import RunLenet, assert_refused, commit, set_params, sh
@@ -9,6 +10,7 @@ from test_data import photographs
 from test_presets import stub_stages
 
 from lenet.experiments.sweep import name_of
+from lenet.params import parse_yaml
 
 
 def experiments(project: Path) -> dict[str, str]:
@@ -67,6 +69,20 @@ def test_a_failure_does_not_stop_the_others(digits_project: Path, run_lenet: Run
     again = run_lenet(digits_project, *arguments)
     assert again.status == 1
     assert [line for line in again.output.splitlines() if "running" in line] == ["params-seed3: running"]
+
+
+def test_a_clone_that_never_had_the_committed_data(digits_project: Path, run_lenet: RunLenet) -> None:
+    """The second experiment's training comes from DVC's cache, which lacks what the commit's dvc.lock names."""
+    (digits_project.parent / "hangs").touch()
+    stub_stages(digits_project)
+    commit(digits_project, "stubs")
+    lock: Any = parse_yaml((digits_project / "dvc.lock").read_bytes(), "dvc.lock")
+    for stage in ("download", "preprocess"):
+        [output] = lock["stages"][stage]["outs"]
+        (digits_project / f".dvc/cache/files/md5/{output['md5'][:2]}/{output['md5'][2:]}").unlink()
+    for mistakes in (3, 4):
+        outcome = run_lenet(digits_project, "sweep", "-S", f"plot.mistakes={mistakes}")
+        assert outcome.status == 0, outcome
 
 
 @pytest.mark.slow

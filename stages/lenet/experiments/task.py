@@ -212,6 +212,7 @@ def _run(task: Task, folder: Path, clone: Path) -> Outcome:
     if task.images:
         _copy(Path(origin.url, origin.folder, task.images), Path(task.images))
     _one_at_a_time(folder / "runs.lock")
+    _read_again_what_was_restored()
     partial = task.last != STAGES[-1]
     if partial:
         _remove_outputs(STAGES[STAGES.index(task.last) + 1 :])
@@ -300,6 +301,23 @@ def _one_at_a_time(lock: Path) -> None:
 
     for name in ("save", "_load"):  # Neither calls the other.
         setattr(StageCache, name, locked(getattr(StageCache, name)))
+
+
+def _read_again_what_was_restored() -> None:
+    """Let DVC read dvc.lock again after a stage's outputs came from its cache, as it does after a stage that ran.
+
+    It would go on to look for the folders that the commit's dvc.lock names, which the cache lacks in a clone where
+    nobody ran `dvc repro`, and fail.
+    """
+    from dvc.stage.cache import StageCache
+
+    restore = StageCache.restore
+
+    def restored(cache: StageCache, *arguments: Any, **options: Any) -> None:
+        restore(cache, *arguments, **options)
+        cache.repo._reset()
+
+    StageCache.restore = restored
 
 
 def _remove_outputs(stages: tuple[str, ...]) -> None:
