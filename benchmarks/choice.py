@@ -19,15 +19,15 @@ from lenet.files import write_csv
 
 SPLITS = range(3)
 HELD_OUT = {"mnist": "writers", "fashion_mnist": "images"}
-BATCH_NORM: Values = {"model": {"batch_norm": False}}
-POOLING: Values = {"model": {"pooling": "max"}}
-SMOOTHING: Values = {"train": {"label_smoothing": 0}}
-WITHOUT: dict[str, dict[str, Values]] = {
+NO_BATCH_NORM: Values = {"model": {"batch_norm": False}}
+MAX_POOLING: Values = {"model": {"pooling": "max"}}
+NO_SMOOTHING: Values = {"train": {"label_smoothing": 0}}
+CHANGES: dict[str, dict[str, Values]] = {
     "lenet5-fast": {
         "nothing": {},
-        "no batch norm": BATCH_NORM,
-        "maximum pooling": POOLING,
-        "no label smoothing": SMOOTHING,
+        "no batch norm": NO_BATCH_NORM,
+        "max pooling": MAX_POOLING,
+        "no label smoothing": NO_SMOOTHING,
         "learning rate 0.01": {"train": {"learning_rate": 0.01}},
         "mini-batches of 128": {"train": {"batch_size": 128}},
         "32x32 pixels": {"model": {"padding": 2}},
@@ -35,18 +35,18 @@ WITHOUT: dict[str, dict[str, Values]] = {
     "lenet5-best": {
         "nothing": {},
         "no augmentation": {"train": {"augment": 0}},
-        "no batch norm": BATCH_NORM,
-        "maximum pooling": POOLING,
-        "no label smoothing": SMOOTHING,
+        "no batch norm": NO_BATCH_NORM,
+        "max pooling": MAX_POOLING,
+        "no label smoothing": NO_SMOOTHING,
         "no averaged weights": {"train": {"ema": 0}},
         "5 epochs": {"train": {"epochs": 5}},
     },
     "lenet5-fashion": {
         "nothing": {},
         "no flips": {"train": {"flip": False}},
-        "no batch norm": BATCH_NORM,
-        "maximum pooling": POOLING,
-        "no label smoothing": SMOOTHING,
+        "no batch norm": NO_BATCH_NORM,
+        "max pooling": MAX_POOLING,
+        "no label smoothing": NO_SMOOTHING,
         "28x28 pixels": {"model": {"padding": 0}},
         "dense C3, more than 61,706 parameters": {"model": {"c3": "dense"}},
         "5 epochs": {"train": {"epochs": 5}},
@@ -58,11 +58,12 @@ def main() -> None:
     """Train all candidates, and compare their validation accuracies."""
     base = foundation()
     runs: dict[tuple[str, str, int], Run] = {}
-    for preset, candidates in WITHOUT.items():
+    for preset, candidates in CHANGES.items():
         loaded = load_preset(preset)
         for number, (candidate, changes) in enumerate(candidates.items()):
             for split in SPLITS:
                 choice: Values = {
+                    "data": {"dataset": loaded.dataset},
                     "preprocess": {"hold_out": HELD_OUT[loaded.dataset], "validation_size": 10_000, "seed": split},
                     "train": {"seed": split, "threads": 1},
                 }
@@ -73,7 +74,7 @@ def main() -> None:
 
     about = environment(torch.device("cpu"), "portable")
     rows = []
-    for preset, candidates in WITHOUT.items():
+    for preset, candidates in CHANGES.items():
         for candidate in candidates:
             names = [runs[preset, candidate, split].name for split in SPLITS]
             accuracies = [done[name].metrics["validation_accuracy"] for name in names]

@@ -98,7 +98,7 @@ def preset(
     settings: Settings = None,
     debug: Debug = False,
 ) -> None:
-    """Run a preset as a DVC experiment of its name; on another data set than the preset's own, with that in front.
+    """Run a preset as a DVC experiment of the same name, or, on another data set than its own, as DATASET-NAME.
 
     The preset's parameters replace those of params.yaml (whose sections model and train are taken from the last
     commit), and --set replaces the preset's. The workspace is not changed: `dvc exp show` lists the result, and

@@ -109,7 +109,7 @@ def _checked(values: Any, source: str) -> Values:
 
 
 def experiment_name(preset: str, values: Values) -> str:
-    """What a preset's experiment is called: on its own data set as the preset, on another with that one's in front."""
+    """The name of a preset's experiment: that of the preset or, on another data set than its own, DATASET-PRESET."""
     dataset = values["data"]["dataset"]
     return preset if dataset == load_preset(preset).dataset else f"{dataset}-{preset}"
 

@@ -304,9 +304,9 @@ def _one_at_a_time(lock: Path) -> None:
 
 
 def _read_again_what_was_restored() -> None:
-    """Let DVC read dvc.lock again after a stage's outputs came from its cache, as it does after a stage that ran.
+    """Let DVC read dvc.lock again when a stage's outputs have come from its cache, as it does when a stage runs.
 
-    It would go on to look for the folders that the commit's dvc.lock names, which the cache lacks in a clone where
+    Otherwise it would look for the folders that the commit's dvc.lock names, which the cache lacks in a clone where
     nobody ran `dvc repro`, and fail.
     """
     from dvc.stage.cache import StageCache

@@ -66,13 +66,13 @@ def plan(count: int, settings: Values) -> dict[str, list[Run]]:
     """
     seeds.check_settings(settings)
     base = foundation()
+    dataset = overlaid(base, ("--set", settings))["data"]["dataset"]
     planned = {}
     for name in names():
         preset = load_preset(name)
-        values = overlaid(base, ("--set", settings))
-        if preset.dataset not in ("mnist", values["data"]["dataset"]):
-            continue
         values = overlaid(base, (f"presets/{name}.yaml", preset.changes), ("--set", settings))
+        if preset.dataset not in ("mnist", dataset):
+            continue
         planned[name] = runs_of(experiment_name(name, values), values, count)
     if not planned:
         raise InputError("presets/ has no presets; run this in the project's root")
