@@ -276,13 +276,13 @@ def test_a_signal_during_an_import(tmp_path: Path, start: Start) -> None:
         "    time.sleep(0.2)\n"
         "except BaseException:\n"
         "    print('swallowed', flush=True)\n"
+        "print('imported', flush=True)\n"
     )
     (tmp_path / "program.py").write_text(
         "import time\n"
         "from lenet.cli import run\n"
         "def main():\n"
         "    import swallower\n"
-        "    print('imported', flush=True)\n"
         "    time.sleep(60)\n"
         "run('program', main)\n"
     )
