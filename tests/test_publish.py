@@ -280,6 +280,17 @@ def test_the_crate_is_valid(published: Path, problems: Problems) -> None:
     assert problems(published / "out") == dict.fromkeys(UNKNOWN, "RECOMMENDED")
 
 
+def test_the_validator_would_object(published: Path, problems: Problems, tmp_path: Path) -> None:
+    broken = shutil.copytree(published / "out", tmp_path / "out")
+    (broken / "model.onnx").unlink()
+    path = broken / "ro-crate-metadata.json"
+    path.write_text(path.read_text().replace('"workExample"', '"workFeatured"'))
+    assert {message for message, severity in problems(broken).items() if severity == "REQUIRED"} == {
+        "A HowToStep must refer to its corresponding tool via workExample",
+        "The RO-Crate does not include the Data Entity 'model.onnx' as part of its payload",
+    }
+
+
 def test_what_the_crate_says(published: Path) -> None:
     out, project = published / "out", published / "project"
     graph = json.loads((out / "ro-crate-metadata.json").read_text())["@graph"]

@@ -90,7 +90,7 @@ TRAIN = [sys.executable, "stages/train.py"]
 @pytest.mark.slow
 def test_killed_at_random_moments(digits_project: Path) -> None:
     """`python tests/kill.py` kills more often."""
-    assert kill(digits_project, kills=2, seed=1)["kills"] == 2
+    assert kill(digits_project, kills=3, seed=1)["kills"] == 3
 
 
 class Interrupted(NamedTuple):
@@ -296,6 +296,7 @@ def test_a_signal_during_an_import(tmp_path: Path, start: Start) -> None:
     [
         ("Running stage 'download'", 3),
         pytest.param("epoch 1/1000", 1000, marks=pytest.mark.slow),
+        pytest.param("Running stage 'evaluate'", 3, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_to_lenet_alone_ends_what_it_started(
